@@ -1,0 +1,310 @@
+//! Raw observations as the kernel and NetworkManager gave them: input of `state::from_facts`, output of the edges.
+//!
+//! Pure data. Names are the kernel's; numbers are the kernel's units.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::link::{InfoBridgePort, InfoData};
+
+use crate::profile::Profile;
+
+/// One reading of everything about this node.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Every link in the namespace, by kernel order.
+    pub links: Vec<Link>,
+    /// Every address.
+    pub addresses: Vec<Address>,
+    /// Every route of all tables but `local`, multipath flattened.
+    pub routes: Vec<Route>,
+    /// Every routing rule but the three that the kernel makes (priorities 0, 32766, 32767).
+    pub rules: Vec<Rule>,
+    /// NetworkManager's devices.
+    pub devices: Vec<Device>,
+    /// NetworkManager's saved and in-memory profiles.
+    pub profiles: Vec<SavedProfile>,
+    /// NetworkManager's DNS.
+    pub dns: Dns,
+    /// Running and static host name.
+    pub hostname: Hostname,
+    /// NetworkManager's version, `1.42.4`; empty where it does not run.
+    pub nm_version: String,
+    /// Whether this kernel can filter VLANs on a bridge; None where it could not be told.
+    pub bridge_vlan_filtering: Option<bool>,
+}
+
+impl Facts {
+    /// The link with this kernel name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|l| l.name == name)
+    }
+
+    /// The link with this interface index.
+    pub fn link_by_index(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|l| l.index == index)
+    }
+
+    /// NetworkManager's device for this kernel name.
+    pub fn device(&self, name: &str) -> Option<&Device> {
+        self.devices.iter().find(|d| d.interface == name)
+    }
+
+    /// The profile that is active on this interface.
+    pub fn active_profile(&self, name: &str) -> Option<&SavedProfile> {
+        let uuid = &self.device(name)?.active.as_ref()?.uuid;
+        self.profiles.iter().find(|p| p.uuid() == *uuid)
+    }
+}
+
+/// A kernel link (`RTM_GETLINK`).
+#[derive(Debug, Clone, Default)]
+pub struct Link {
+    /// `ifi_index`.
+    pub index: u32,
+    /// `IFLA_IFNAME`.
+    pub name: String,
+    /// `IFLA_PROP_LIST` / `IFLA_ALT_IFNAME`.
+    pub alt_names: Vec<String>,
+    /// `IFLA_INFO_KIND` (`bridge`, `veth`, …); None for hardware and loopback.
+    pub kind: Option<String>,
+    /// `ARPHRD_*` (1 Ethernet, 772 loopback, 32 InfiniBand).
+    pub arphrd: u16,
+    /// `IFF_UP`.
+    pub admin_up: bool,
+    /// `IFF_RUNNING` or operational state up/unknown while admin up.
+    pub running: bool,
+    /// `IFF_PROMISC`.
+    pub promiscuous: bool,
+    /// `IFLA_ADDRESS`, `AA:BB:…`.
+    pub mac: Option<String>,
+    /// `IFLA_PERM_ADDRESS`, `AA:BB:…`.
+    pub permanent_mac: Option<String>,
+    /// `IFLA_MTU`, bytes.
+    pub mtu: Option<u32>,
+    /// `IFLA_MIN_MTU`, bytes; 0 means none given.
+    pub min_mtu: Option<u32>,
+    /// `IFLA_MAX_MTU`, bytes; 0 means none given.
+    pub max_mtu: Option<u32>,
+    /// `IFLA_MASTER`: index of the controller.
+    pub controller: Option<u32>,
+    /// `IFLA_LINK`: index of the parent, or of a veth's peer.
+    pub parent: Option<u32>,
+    /// `IFLA_LINK_NETNSID` present: parent or peer lives in another network namespace.
+    pub parent_elsewhere: bool,
+    /// `IFLA_INFO_DATA`.
+    pub data: Option<InfoData>,
+    /// `IFLA_INFO_PORT_DATA` of a bridge's port; empty for others.
+    pub bridge_port: Vec<InfoBridgePort>,
+    /// Bridge VLANs of a port or of the bridge itself (`IFLA_AF_SPEC` of an `AF_BRIDGE` dump).
+    pub vlans: Vec<VlanRange>,
+    /// Driver by `ethtool -i` or sysfs.
+    pub driver: Option<String>,
+    /// `0000:00:1f.4`.
+    pub pci_address: Option<String>,
+    /// Ethernet speed in Mb/s where the driver tells (`/sys/class/net/X/speed`).
+    pub speed: Option<u32>,
+    /// `full` or `half`.
+    pub duplex: Option<String>,
+    /// `/proc/sys/net/ipv6/conf/X/disable_ipv6` is 1, or the kernel has no IPv6.
+    pub ipv6_disabled: bool,
+    /// `/proc/sys/net/ipv4/conf/X/forwarding`.
+    pub ipv4_forwarding: Option<bool>,
+    /// `/proc/sys/net/ipv6/conf/X/addr_gen_mode`: 0 eui64, 1 none, 2 stable-privacy, 3 random.
+    pub addr_gen_mode: Option<u8>,
+}
+
+/// A run of VLANs with the same flags on a bridge port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VlanRange {
+    /// First VLAN id, 1–4094.
+    pub first: u16,
+    /// Last VLAN id, inclusive.
+    pub last: u16,
+    /// `BRIDGE_VLAN_INFO_PVID`.
+    pub pvid: bool,
+    /// `BRIDGE_VLAN_INFO_UNTAGGED`.
+    pub untagged: bool,
+}
+
+/// A kernel address (`RTM_GETADDR`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Interface index.
+    pub link: u32,
+    /// `IFA_LOCAL`, else `IFA_ADDRESS`.
+    pub ip: IpAddr,
+    /// `ifa_prefixlen`.
+    pub prefix: u8,
+    /// Not `IFA_F_PERMANENT`: it has a finite life (DHCP, RA).
+    pub dynamic: bool,
+    /// `IFA_CACHEINFO` valid life in seconds; None is for ever.
+    pub valid: Option<u32>,
+    /// `IFA_CACHEINFO` preferred life in seconds; None is for ever.
+    pub preferred: Option<u32>,
+    /// `IFA_PROTO`: 1 lo, 2 ra, 3 kernel link-local; 0 unspecified.
+    pub protocol: u8,
+    /// `IFA_F_DADFAILED`.
+    pub duplicate: bool,
+}
+
+/// A kernel route (`RTM_GETROUTE`); one entry per next hop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Destination network; the default route is `0.0.0.0/0` or `::/0`.
+    pub destination: IpNet,
+    /// `RTA_GATEWAY` / `RTA_VIA`.
+    pub gateway: Option<IpAddr>,
+    /// `RTA_OIF`: interface index.
+    pub link: Option<u32>,
+    /// `RTA_TABLE` (254 main).
+    pub table: u32,
+    /// `RTA_PRIORITY`.
+    pub metric: Option<u32>,
+    /// `rtm_protocol` (2 kernel, 3 boot, 4 static, 9 ra, 16 dhcp, …).
+    pub protocol: u8,
+    /// `rtm_scope` (0 universe, 253 link, 254 host).
+    pub scope: u8,
+    /// `rtm_type` (1 unicast, 6 blackhole, 7 unreachable, 8 prohibit).
+    pub kind: u8,
+    /// `RTA_PREFSRC`.
+    pub source: Option<IpAddr>,
+    /// Multipath weight 1–256; None where the route has one hop.
+    pub weight: Option<u16>,
+    /// `RTAX_*` values by lower-case kernel name: `mtu`, `advmss`, `cwnd`, `initcwnd`, `initrwnd`, `quickack`, `lock`.
+    pub metrics: BTreeMap<&'static str, u32>,
+}
+
+/// A kernel routing rule (`RTM_GETRULE`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// AF_INET6.
+    pub ipv6: bool,
+    /// `FRA_SRC`.
+    pub from: Option<IpNet>,
+    /// `FRA_DST`.
+    pub to: Option<IpNet>,
+    /// `FRA_PRIORITY`.
+    pub priority: u32,
+    /// `FRA_TABLE`.
+    pub table: u32,
+    /// `FRA_FWMARK`.
+    pub fwmark: Option<u32>,
+    /// `FRA_FWMASK`.
+    pub fwmask: Option<u32>,
+    /// `FRA_IIFNAME`.
+    pub iif: Option<String>,
+    /// `FRA_ACT_*`: 1 table, 6 blackhole, 7 unreachable, 8 prohibit.
+    pub action: u8,
+    /// `FRA_SUPPRESS_PREFIXLEN`; None is -1.
+    pub suppress_prefix_length: Option<u32>,
+    /// `FRA_PROTOCOL`.
+    pub protocol: u8,
+}
+
+/// A NetworkManager device (`org.freedesktop.NetworkManager.Device`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// D-Bus object path.
+    pub path: String,
+    /// `Interface`.
+    pub interface: String,
+    /// `DeviceType` (NM_DEVICE_TYPE_*): 1 ethernet, 13 bridge, 20 veth, 32 loopback, …
+    pub device_type: u32,
+    /// `State` (NM_DEVICE_STATE_*): 10 unmanaged, 20 unavailable, 30 disconnected, 100 activated, 110 deactivating, 120 failed.
+    pub state: u32,
+    /// `StateReason.1` (NM_DEVICE_STATE_REASON_*).
+    pub reason: u32,
+    /// `Managed`.
+    pub managed: bool,
+    /// `Real`: there is a kernel link behind it.
+    pub real: bool,
+    /// `ActiveConnection`, taken apart.
+    pub active: Option<Active>,
+    /// `LldpNeighbors` are read by the document issue; kept out of here.
+    pub autoconnect: bool,
+}
+
+impl Device {
+    /// Whether its active profile only mirrors what somebody else configured (`NM_ACTIVATION_STATE_FLAG_EXTERNAL`, 0x80).
+    pub fn external(&self) -> bool {
+        self.active.as_ref().is_some_and(|a| a.flags & 0x80 != 0)
+    }
+}
+
+/// A NetworkManager active connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Active {
+    /// D-Bus object path.
+    pub path: String,
+    /// `Uuid` of the profile.
+    pub uuid: String,
+    /// `State` (NM_ACTIVE_CONNECTION_STATE_*): 1 activating, 2 activated, 3 deactivating, 4 deactivated.
+    pub state: u32,
+    /// `StateFlags` (NM_ACTIVATION_STATE_FLAG_*): 0x80 external.
+    pub flags: u32,
+}
+
+/// A profile NetworkManager knows (`org.freedesktop.NetworkManager.Settings.Connection`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SavedProfile {
+    /// D-Bus object path.
+    pub path: String,
+    /// `GetSettings`.
+    pub profile: Profile,
+    /// `Unsaved`: memory differs from the file.
+    pub unsaved: bool,
+    /// `Flags`: 1 unsaved, 2 generated by NetworkManager, 4 volatile, 8 external.
+    pub flags: u32,
+    /// `Filename`; empty for profiles in memory only.
+    pub filename: String,
+}
+
+impl SavedProfile {
+    /// `connection.uuid`.
+    pub fn uuid(&self) -> &str {
+        self.profile.str("connection", "uuid").unwrap_or("")
+    }
+
+    /// `connection.interface-name`.
+    pub fn interface(&self) -> Option<&str> {
+        self.profile.str("connection", "interface-name")
+    }
+
+    /// On disk and written by a person or tool, so it is there after a reboot.
+    pub fn persistent(&self) -> bool {
+        !self.filename.is_empty() && !self.filename.starts_with("/run/") && self.flags & 0xe == 0
+    }
+}
+
+/// DNS as NetworkManager holds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// `DnsManager.Configuration`: running servers in order of priority, then as listed.
+    pub servers: Vec<String>,
+    /// `DnsManager.Configuration`: search domains.
+    pub searches: Vec<String>,
+    /// `GlobalDnsConfiguration`; None when it is empty.
+    pub global: Option<GlobalDns>,
+}
+
+/// `GlobalDnsConfiguration` with its single `*` domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GlobalDns {
+    /// `domains["*"].servers`.
+    pub servers: Vec<String>,
+    /// `searches`.
+    pub searches: Vec<String>,
+    /// `options`.
+    pub options: Vec<String>,
+}
+
+/// Host names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hostname {
+    /// `gethostname(2)`.
+    pub running: Option<String>,
+    /// NetworkManager `Settings.Hostname`, the static one.
+    pub config: Option<String>,
+}

@@ -1,0 +1,150 @@
+//! The node as the transaction sees it: one narrow trait, a live implementation and a fake that behaves.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::facts::{Facts, GlobalDns};
+use crate::profile::Profile;
+use crate::state::NetworkState;
+
+#[cfg(test)]
+pub mod fake;
+pub mod live;
+
+/// One reading of the node: what the edges said, and the same as a document.
+#[derive(Debug, Clone, Default)]
+pub struct Observation {
+    /// As the kernel and NetworkManager gave it.
+    pub facts: Facts,
+    /// The same as a document, with secrets.
+    pub state: NetworkState,
+}
+
+impl Observation {
+    /// Renders facts as a document.
+    pub fn new(facts: Facts) -> Self {
+        let state = NetworkState::from_facts(&facts);
+        Observation { facts, state }
+    }
+}
+
+/// One change to the node. The executor has no choices left.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Store a profile: `Update2` on the object at `path`, or `AddConnection2` where None. `connection.uuid` is in the profile.
+    Save {
+        /// Interface it belongs to.
+        iface: String,
+        /// The whole profile.
+        profile: Profile,
+        /// D-Bus path of the profile to replace.
+        path: Option<String>,
+        /// `NM_SETTINGS_*_FLAG_IN_MEMORY` instead of `TO_DISK`.
+        memory_only: bool,
+    },
+    /// Delete a stored profile.
+    Forget {
+        /// Interface it belongs to.
+        iface: String,
+        /// `connection.uuid`, for the log.
+        uuid: String,
+        /// D-Bus path of the profile.
+        path: String,
+    },
+    /// `ActivateConnection` of the profile with this uuid on the device of this interface (path `/` where there is none yet).
+    Activate {
+        /// Interface.
+        iface: String,
+        /// `connection.uuid`.
+        uuid: String,
+    },
+    /// `Device.Reapply` of its profile as saved; `ActivateConnection` where NetworkManager refuses.
+    Reapply {
+        /// Interface.
+        iface: String,
+        /// `connection.uuid`.
+        uuid: String,
+    },
+    /// `Device.Disconnect`: down, and no autoconnect.
+    Disconnect {
+        /// Interface.
+        iface: String,
+    },
+    /// `Device.Delete`: remove a software link that outlived its profile.
+    RemoveLink {
+        /// Interface.
+        iface: String,
+    },
+    /// Set or clear `GlobalDnsConfiguration`.
+    GlobalDns(Option<GlobalDns>),
+}
+
+/// A checkpoint that is under our control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// D-Bus object path.
+    pub path: String,
+}
+
+/// Why the host could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A D-Bus call failed.
+    #[error("{tried}")]
+    Dbus {
+        /// What we were doing: `saving profile br0 of br0`.
+        tried: String,
+        /// The bus's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A netlink request failed.
+    #[error("{tried}")]
+    Kernel {
+        /// What we were doing.
+        tried: String,
+        /// The kernel's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A checkpoint of somebody else is in force.
+    #[error(
+        "another NetworkManager checkpoint is active ({path}); its owner must commit or roll it back first"
+    )]
+    ForeignCheckpoint {
+        /// D-Bus object path.
+        path: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The node. `live::LiveHost` is the real one, `fake::FakeHost` a small machine for tests.
+pub trait Host: Send + Sync {
+    /// One dump of kernel and NetworkManager.
+    fn observe(&self) -> impl Future<Output = Result<Observation, HostError>> + Send;
+    /// Takes a checkpoint over all devices that NetworkManager rolls back by itself after `ttl`.
+    fn checkpoint(
+        &self,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Checkpoint, HostError>> + Send;
+    /// Starts the checkpoint's time afresh: it now ends `ttl` from now.
+    fn extend(
+        &self,
+        checkpoint: &Checkpoint,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Carries out steps that do not depend on one another: all sent at once, returns when all are answered; the first error wins.
+    fn execute(&self, wave: &[Step]) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Keeps the changes.
+    fn commit(&self, checkpoint: &Checkpoint)
+    -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Restores what was, and waits until the devices have settled (no longer than 60 s).
+    fn rollback(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Returns at the next D-Bus or netlink event since the last `observe` began, or after `limit`. True if there was one.
+    fn changed(&self, limit: Duration) -> impl Future<Output = bool> + Send;
+}

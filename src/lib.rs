@@ -1,0 +1,31 @@
+//! netwright: the network of Kubernetes nodes under `kubectl`.
+//!
+//! ```text
+//!  kube / file / stdin                                                            NNS, NNCE, NNCP, exit code
+//!         │                                                                                  ▲
+//!         └─► state (parse) ─► plan ─► Plan ─► transaction ─► Report ─► agent / controller / cli
+//!                                ▲               │   ▲
+//!    kernel, nm ─► facts ─► state (render) ─► Observation   └── probe
+//!         ▲                                      ▼
+//!         └───────────────────────────────────  host (checkpoint, execute, commit, rollback)
+//! ```
+//!
+//! `error`, `scalar`, `facts`, `profile`, `state`, `plan` and `api` are pure: no clock, no file, no `.await`.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod controller;
+pub mod error;
+pub mod facts;
+pub mod host;
+pub mod journal;
+pub mod kernel;
+pub mod nm;
+pub mod plan;
+pub mod probe;
+pub mod profile;
+pub mod scalar;
+pub mod state;
+pub mod transaction;
+pub mod yaml;

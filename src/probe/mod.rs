@@ -1,0 +1,24 @@
+//! Proof that the node still reaches what it must: gateway, DNS, apiserver, node readiness, and what a policy adds.
+//!
+//! In: specs and a way to look at the node. Out: one `ProbeResult` a probe. Called by `transaction`.
+
+use serde::{Deserialize, Serialize};
+
+/// What one probe said (`status.probes[]` of an enactment).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeResult {
+    /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name from the policy.
+    pub name: String,
+    /// `passed`, `failed` or `skipped`, before the change.
+    pub before: String,
+    /// `passed`, `failed` or `skipped`, after the change; empty where it was not run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub after: String,
+    /// How long the last round took, in milliseconds.
+    #[serde(default)]
+    pub latency_ms: u32,
+    /// One sentence: why it failed or was skipped.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
