@@ -22,3 +22,7 @@ pub struct ProbeResult {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
+
+/// Runs probes.
+#[derive(Debug, Clone, Default)]
+pub struct Prober {}
