@@ -1,1 +1,133 @@
-//! scalar
+//! Words and numbers of the document: lenient integers and booleans, interface names, MAC addresses. Pure.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, Visitor};
+
+/// Reads an optional integer given as a number, a decimal string or a `0x…` string.
+pub fn opt_int<'de, D, T>(de: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    struct Int<T>(std::marker::PhantomData<T>);
+    impl<T: TryFrom<i64>> Visitor<'_> for Int<T> {
+        type Value = Option<T>;
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "an integer of type {}", std::any::type_name::<T>())
+        }
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<Self::Value, E> {
+            T::try_from(v)
+                .map(Some)
+                .map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
+        }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Self::Value, E> {
+            match i64::try_from(v) {
+                Ok(v) => self.visit_i64(v),
+                Err(_) => Err(E::invalid_value(de::Unexpected::Unsigned(v), &self)),
+            }
+        }
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+            let parsed = match v.strip_prefix("0x") {
+                Some(hex) => i64::from_str_radix(hex, 16),
+                None => v.parse(),
+            };
+            match parsed {
+                Ok(n) => self.visit_i64(n),
+                Err(_) => Err(E::invalid_value(de::Unexpected::Str(v), &self)),
+            }
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    de.deserialize_any(Int(std::marker::PhantomData))
+}
+
+/// Reads an optional boolean given as such, as 0/1, or as one of `true yes on y false no off n`.
+pub fn opt_bool<'de, D: Deserializer<'de>>(de: D) -> Result<Option<bool>, D::Error> {
+    struct Bool;
+    impl Visitor<'_> for Bool {
+        type Value = Option<bool>;
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a boolean")
+        }
+        fn visit_bool<E: de::Error>(self, v: bool) -> Result<Self::Value, E> {
+            Ok(Some(v))
+        }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Self::Value, E> {
+            match v {
+                0 => Ok(Some(false)),
+                1 => Ok(Some(true)),
+                _ => Err(E::invalid_value(de::Unexpected::Unsigned(v), &self)),
+            }
+        }
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<Self::Value, E> {
+            Err(E::invalid_value(de::Unexpected::Signed(v), &self))
+        }
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+            match v.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" | "y" | "1" => Ok(Some(true)),
+                "false" | "no" | "off" | "n" | "0" => Ok(Some(false)),
+                _ => Err(E::invalid_value(de::Unexpected::Str(v), &self)),
+            }
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    de.deserialize_any(Bool)
+}
+
+/// What is wrong with a kernel interface name (`dev_valid_name` in the kernel: 1–15 bytes, no `/`, `:`, blank; not `.` or `..`).
+pub fn bad_interface_name(name: &str) -> Option<String> {
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.is_empty() {
+        Some("an interface name must not be empty".to_owned())
+    } else if name.len() > 15 {
+        Some(format!(
+            "interface name '{name}' has {} characters; the kernel allows 15",
+            name.len()
+        ))
+    } else if name.contains(odd) || name == "." || name == ".." {
+        Some(format!(
+            "interface name '{name}' may not be '.', '..' or hold '/', ':' or blanks"
+        ))
+    } else {
+        None
+    }
+}
+
+/// A MAC address (6 bytes, or 20 for InfiniBand) as `AA:BB:…`; None where it is none.
+pub fn mac(text: &str) -> Option<String> {
+    let parts: Vec<&str> = text.split([':', '-']).collect();
+    let ok = matches!(parts.len(), 6 | 20)
+        && parts
+            .iter()
+            .all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+    ok.then(|| parts.join(":").to_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_kernel_would_refuse() {
+        assert_eq!(bad_interface_name("br0"), None);
+        assert!(
+            bad_interface_name("abcdefghijklmnop")
+                .unwrap()
+                .contains("16 characters")
+        );
+        for bad in ["", ".", "..", "a b", "a/b", "a:b"] {
+            assert!(bad_interface_name(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn macs_are_upper_case_with_colons() {
+        assert_eq!(mac("52-54-00-ab-cd-ef").unwrap(), "52:54:00:AB:CD:EF");
+        assert_eq!(mac("52:54:00:ab:cd"), None);
+    }
+}

@@ -1,11 +1,339 @@
-//! The document (stub, being written).
-use crate::facts::Facts;
+//! The document: parse, print, and render from facts. Pure. A wish and a reading have one shape.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::Invalid;
+use crate::facts::{Facts, Link};
+
+pub mod dns;
+pub mod iface;
+pub mod part;
+pub mod route;
+pub mod rule;
+pub mod tree;
+
+use dns::DnsResolver;
+use iface::{AnyKind, Base, Interface, State, from_value};
+use part::ip::Ip;
+use route::Routes;
+use rule::Rules;
+
+/// What stands in for a secret in everything that is shown.
+pub const HIDDEN: &str = "<_password_hid_by_nmstate>";
+
+/// Host names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hostname {
+    /// The kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<String>,
+    /// The static one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+}
+
 /// The document.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct NetworkState {}
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NetworkState {
+    /// Free text of the author; never applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Host names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Hostname>,
+    /// Name resolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_resolver: Option<DnsResolver>,
+    /// Policy routing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route_rules: Option<Rules>,
+    /// Routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Routes>,
+    /// Interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
 impl NetworkState {
-    /// Renders facts.
-    pub fn from_facts(_facts: &Facts) -> Self {
-        NetworkState {}
+    /// Parses a wish strictly. The error's path is in the user's words: `interfaces[br0].bridge.options.stp.enabled`.
+    pub fn from_json(value: Value) -> Result<Self, Invalid> {
+        let mut map = match value {
+            Value::Object(map) => map,
+            Value::Null => Map::new(),
+            other => {
+                return Err(Invalid::new(
+                    "document",
+                    format!("a map is expected, not {}", kind_of(&other)),
+                ));
+            }
+        };
+        let mut state = NetworkState {
+            description: section(&mut map, "description")?,
+            hostname: section(&mut map, "hostname")?,
+            dns_resolver: section(&mut map, "dns-resolver")?,
+            route_rules: section(&mut map, "route-rules")?,
+            routes: section(&mut map, "routes")?,
+            interfaces: match map.remove("interfaces") {
+                None | Some(Value::Null) => vec![],
+                Some(Value::Array(list)) => parse_interfaces(list)?,
+                Some(other) => {
+                    return Err(Invalid::new(
+                        "interfaces",
+                        format!("a list is expected, not {}", kind_of(&other)),
+                    ));
+                }
+            },
+        };
+        if let Some(key) = map.keys().next() {
+            return Err(Invalid::new(
+                key,
+                format!("unknown key '{key}' at the top of the document"),
+            ));
+        }
+        state.settle()?;
+        Ok(state)
+    }
+
+    fn settle(&mut self) -> Result<(), Invalid> {
+        if let Some(config) = self.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) {
+            config
+                .validate()
+                .map_err(|e| e.under("dns-resolver.config"))?;
+        }
+        for (i, route) in self
+            .routes
+            .iter_mut()
+            .flat_map(|r| r.config.iter_mut().flatten())
+            .enumerate()
+        {
+            route
+                .settle()
+                .map_err(|e| e.under(&format!("routes.config[{i}]")))?;
+        }
+        for (i, rule) in self
+            .route_rules
+            .iter_mut()
+            .flat_map(|r| r.config.iter_mut().flatten())
+            .enumerate()
+        {
+            rule.settle()
+                .map_err(|e| e.under(&format!("route-rules.config[{i}]")))?;
+        }
+        Ok(())
+    }
+
+    /// The document as JSON. Maps come out sorted by key; print the value itself for the usual order.
+    pub fn to_json(&self) -> Value {
+        iface::to_value(self)
+    }
+
+    /// Renders what the edges saw.
+    pub fn from_facts(facts: &Facts) -> Self {
+        let mut interfaces: Vec<Interface> = facts
+            .links
+            .iter()
+            .map(|l| interface_from_facts(l, facts))
+            .collect();
+        interfaces.sort_by(|a, b| a.base.name.cmp(&b.base.name));
+        let hostname = Hostname {
+            running: facts.hostname.running.clone(),
+            config: facts.hostname.config.clone(),
+        };
+        NetworkState {
+            description: None,
+            hostname: (hostname != Hostname::default()).then_some(hostname),
+            dns_resolver: Some(dns::from_facts(facts)),
+            route_rules: Some(rule::from_facts(facts)),
+            routes: Some(route::from_facts(facts)),
+            interfaces,
+        }
+    }
+
+    /// Replaces secrets by a placeholder. No type of this document holds one yet besides those of later sections.
+    pub fn hide_secrets(&mut self) {}
+
+    /// The interface of that name.
+    pub fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.base.name == name)
+    }
+
+    /// Only one interface with its routes and the rules of their tables.
+    pub fn only(mut self, name: &str) -> Self {
+        self.interfaces.retain(|i| {
+            i.base.name == name || i.base.alt_names.iter().flatten().any(|a| a.name == name)
+        });
+        let kept = self.interfaces.first().map(|i| i.base.name.clone());
+        let mut tables = std::collections::BTreeSet::new();
+        if let Some(routes) = &mut self.routes {
+            for list in [&mut routes.running, &mut routes.config]
+                .into_iter()
+                .flatten()
+            {
+                list.retain(|r| r.next_hop_interface == kept);
+                tables.extend(list.iter().map(route::Route::table));
+            }
+        }
+        if let Some(list) = self.route_rules.as_mut().and_then(|r| r.config.as_mut()) {
+            list.retain(|r| tables.contains(&r.table()));
+        }
+        NetworkState {
+            hostname: None,
+            dns_resolver: None,
+            ..self
+        }
+    }
+}
+
+fn section<T: serde::de::DeserializeOwned>(
+    map: &mut Map<String, Value>,
+    key: &str,
+) -> Result<Option<T>, Invalid> {
+    match map.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => from_value(value).map(Some).map_err(|e| e.under(key)),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}
+
+fn parse_interfaces(list: Vec<Value>) -> Result<Vec<Interface>, Invalid> {
+    let mut interfaces: Vec<Interface> = vec![];
+    for (i, entry) in list.into_iter().enumerate() {
+        let label = match entry.get("name") {
+            Some(Value::String(name)) => format!("interfaces[{name}]"),
+            Some(other) if !other.is_null() => {
+                return Err(Invalid::new(
+                    format!("interfaces[{i}].name"),
+                    format!("{other} is not a string; put it in quotes"),
+                ));
+            }
+            _ => {
+                return Err(Invalid::new(
+                    format!("interfaces[{i}]"),
+                    "an interface needs a name",
+                ));
+            }
+        };
+        let parsed = Interface::from_tree(entry).map_err(|e| e.under(&label))?;
+        // the last of two entries for one interface wins, as it always did
+        interfaces.retain(|other| {
+            other.base.name != parsed.base.name || other.kind.type_name() != parsed.kind.type_name()
+        });
+        interfaces.push(parsed);
+    }
+    Ok(interfaces)
+}
+
+/// `type` of a link, by its kind and hardware type.
+fn type_of(link: &Link) -> &str {
+    match link.kind.as_deref() {
+        Some("bridge") => "linux-bridge",
+        Some("macvlan") => "mac-vlan",
+        Some("macvtap") => "mac-vtap",
+        Some("openvswitch") => "ovs-interface",
+        Some("ipip" | "sit" | "ip6tnl") => "ip-tunnel",
+        Some(kind) => kind,
+        None => match link.arphrd {
+            772 => "loopback",
+            32 => "infiniband",
+            1 => "ethernet",
+            _ => "unknown",
+        },
+    }
+}
+
+fn interface_from_facts(link: &Link, facts: &Facts) -> Interface {
+    let kind = AnyKind::from_facts(type_of(link), link, facts);
+    let mut base = Base::from_facts(link, facts);
+    if matches!(kind, AnyKind::Other(_)) {
+        base.state = Some(State::Ignore);
+    }
+    Interface {
+        base,
+        ipv4: Some(Ip::from_facts(false, link, facts)),
+        ipv6: Some(Ip::from_facts(true, link, facts)),
+        kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<NetworkState, Invalid> {
+        NetworkState::from_json(crate::yaml::read(text)?)
+    }
+
+    #[test]
+    fn the_path_is_in_the_users_words() {
+        let cases = [
+            (
+                "interfaces: [{name: br0, type: linux-bridge, bridge: {options: {stp: {enabled: perhaps}}}}]",
+                "interfaces[br0].bridge.options.stp.enabled",
+            ),
+            (
+                "interfaces: [{name: br0, type: linux-bridge, bridge: {prot: []}}]",
+                "interfaces[br0].bridge",
+            ),
+            (
+                "interfaces: [{name: br0, type: linux-bridge, brige: {}}]",
+                "interfaces[br0].brige",
+            ),
+            (
+                "interfaces: [{name: eth0, type: ethernet, ipv4: {address: [{ip: 1.2.3, prefix-length: 24}]}}]",
+                "interfaces[eth0].ipv4.address[0].ip",
+            ),
+            (
+                "interfaces: [{name: eth0, type: ethernet, mtu: big}]",
+                "interfaces[eth0].mtu",
+            ),
+            ("interfaces: [{type: ethernet}]", "interfaces[0]"),
+            ("interfaces: {name: eth0}", "interfaces"),
+            ("interface: []", "interface"),
+            (
+                "routes: {config: [{destination: 10.0.0.0/8}]}",
+                "routes.config[0].next-hop-interface",
+            ),
+            (
+                "dns-resolver: {config: {server: [x]}}",
+                "dns-resolver.config.server[0]",
+            ),
+        ];
+        for (text, path) in cases {
+            let fault = parse(text).unwrap_err();
+            assert!(fault.path.starts_with(path), "{text}: {fault}");
+        }
+    }
+
+    #[test]
+    fn print_then_parse_is_the_same() {
+        let text = "interfaces:
+- name: br0
+  type: linux-bridge
+  description: x
+  state: up
+  mtu: '0x5dc'
+  ipv4: {enabled: yes, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}
+  bridge:
+    options: {stp: {enabled: 'off', priority: 5}, multicast-router: 2, group-fwd-mask: 8}
+    ports: [{name: eth1, vlan: {mode: trunk, trunk-tags: [{id-range: {min: 2, max: 4094}}]}}]
+routes: {config: [{destination: 0.0.0.0/0, next-hop-interface: br0, next-hop-address: 192.0.2.254}]}
+";
+        let state = parse(text).unwrap();
+        let again = parse(&crate::yaml::write(&state)).unwrap();
+        assert_eq!(state, again);
+        assert_eq!(state.interfaces[0].base.mtu, Some(1500));
     }
 }

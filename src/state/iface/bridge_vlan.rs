@@ -1,0 +1,282 @@
+//! VLANs of a bridge's port: access, trunk, native. Shared by all bridges.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::Invalid;
+use crate::facts::VlanRange;
+use crate::profile::{self, Dict};
+use crate::scalar;
+
+/// Section `vlan` of a port.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Vlan {
+    /// `access` or `trunk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// VLAN id of untagged frames, 1–4094.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_int",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub tag: Option<u16>,
+    /// On a trunk: untagged frames belong to `tag`.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub enable_native: Option<bool>,
+    /// VLANs let through tagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_tags: Option<Vec<TrunkTag>>,
+}
+
+/// Mode of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// One VLAN, untagged.
+    Access,
+    /// Many VLANs, tagged.
+    Trunk,
+}
+
+/// One id or a range of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum TrunkTag {
+    /// One VLAN.
+    Id(u16),
+    /// A run of VLANs.
+    IdRange {
+        /// First.
+        min: u16,
+        /// Last, inclusive.
+        max: u16,
+    },
+}
+
+impl TrunkTag {
+    fn bounds(self) -> (u16, u16) {
+        match self {
+            TrunkTag::Id(id) => (id, id),
+            TrunkTag::IdRange { min, max } => (min, max),
+        }
+    }
+}
+
+impl Vlan {
+    /// `{}`: no filtering wanted.
+    pub fn is_empty(&self) -> bool {
+        *self == Vlan::default()
+    }
+
+    /// Reads what the kernel lets through. A port that only has the bridge's default PVID 1 untagged says nothing.
+    pub fn from_facts(ranges: &[VlanRange]) -> Option<Self> {
+        let native = ranges
+            .iter()
+            .find(|r| r.pvid && r.untagged)
+            .map(|r| r.first);
+        let mut tagged: Vec<TrunkTag> = ranges
+            .iter()
+            .filter(|r| !r.untagged)
+            .map(|r| {
+                if r.first == r.last {
+                    TrunkTag::Id(r.first)
+                } else {
+                    TrunkTag::IdRange {
+                        min: r.first,
+                        max: r.last,
+                    }
+                }
+            })
+            .collect();
+        tagged.sort_by_key(|t| t.bounds());
+        match (native, tagged.is_empty()) {
+            (None | Some(1), true) => None,
+            (Some(id), true) => Some(Vlan {
+                mode: Some(Mode::Access),
+                tag: Some(id),
+                enable_native: None,
+                trunk_tags: None,
+            }),
+            (native, false) => Some(Vlan {
+                mode: Some(Mode::Trunk),
+                tag: native.filter(|id| *id != 1),
+                enable_native: native.filter(|id| *id != 1).map(|_| true),
+                trunk_tags: Some(tagged),
+            }),
+        }
+    }
+
+    /// Rules of the section.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let Vlan {
+            mode,
+            tag,
+            enable_native,
+            trunk_tags,
+        } = self;
+        let ids = trunk_tags
+            .iter()
+            .flatten()
+            .map(|t| t.bounds())
+            .chain(tag.map(|t| (t, t)));
+        for (low, high) in ids {
+            if low == 0 || high > 4094 || low > high {
+                return Err(Invalid::new(
+                    "",
+                    format!("VLAN {low}–{high} is outside 1–4094"),
+                ));
+            }
+        }
+        let native = *enable_native == Some(true);
+        let trunk = trunk_tags.as_ref().is_some_and(|t| !t.is_empty());
+        match mode.unwrap_or(if trunk { Mode::Trunk } else { Mode::Access }) {
+            Mode::Access if native => Err(Invalid::new(
+                "enable-native",
+                "an access port has no native VLAN; use mode trunk",
+            )),
+            Mode::Access if trunk => Err(Invalid::new(
+                "trunk-tags",
+                "an access port has no trunk tags; use mode trunk",
+            )),
+            Mode::Access if !self.is_empty() && tag.is_none() => {
+                Err(Invalid::new("tag", "an access port needs a tag"))
+            }
+            Mode::Trunk if !trunk => {
+                Err(Invalid::new("trunk-tags", "a trunk port needs trunk-tags"))
+            }
+            Mode::Trunk if tag.is_some() && !native => Err(Invalid::new(
+                "tag",
+                "a trunk port's tag needs enable-native: true",
+            )),
+            Mode::Trunk => self.overlap(),
+            Mode::Access => Ok(()),
+        }
+    }
+
+    fn overlap(&self) -> Result<(), Invalid> {
+        let mut all: Vec<(u16, u16)> = self
+            .trunk_tags
+            .iter()
+            .flatten()
+            .map(|t| t.bounds())
+            .collect();
+        all.sort_unstable();
+        match all.windows(2).find(|w| w[1].0 <= w[0].1) {
+            Some(w) => Err(Invalid::new(
+                "trunk-tags",
+                format!("VLAN {} is in two entries", w[1].0),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// `bridge-port.vlans`.
+    pub fn to_nm(&self) -> Vec<Dict> {
+        let entry = |low: u16, high: u16, native: bool| {
+            let mut d = Dict::new();
+            d.insert("vid-start".into(), profile::Value::U64(low.into()));
+            d.insert("vid-end".into(), profile::Value::U64(high.into()));
+            if native {
+                d.insert("pvid".into(), true.into());
+                d.insert("untagged".into(), true.into());
+            }
+            d
+        };
+        let native = self.tag.map(|t| entry(t, t, true));
+        let tagged = self
+            .trunk_tags
+            .iter()
+            .flatten()
+            .map(|t| t.bounds())
+            .map(|(low, high)| entry(low, high, false));
+        native.into_iter().chain(tagged).collect()
+    }
+}
+
+/// Trunk tags as sorted single ids, so that two ways of writing the same set compare equal.
+pub fn normalise(tree: &mut Map<String, Value>) {
+    if let Some(tags) = tree
+        .get("trunk-tags")
+        .and_then(|t| serde_json::from_value::<Vec<TrunkTag>>(t.clone()).ok())
+    {
+        let mut runs: Vec<(u16, u16)> = tags.iter().map(|t| t.bounds()).collect();
+        runs.sort_unstable();
+        let mut joined: Vec<(u16, u16)> = vec![];
+        for (low, high) in runs {
+            match joined.last_mut() {
+                Some(last) if low == last.1 + 1 => last.1 = high,
+                _ => joined.push((low, high)),
+            }
+        }
+        let text: Vec<Value> = joined
+            .iter()
+            .map(|(l, h)| {
+                if l == h {
+                    l.to_string()
+                } else {
+                    format!("{l}-{h}")
+                }
+                .into()
+            })
+            .collect();
+        tree.insert("trunk-tags".into(), text.into());
+    }
+    if tree.get("enable-native") == Some(&Value::Bool(false)) {
+        tree.remove("enable-native");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Vlan {
+        serde_json::from_value(crate::yaml::read(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn rules_of_ports() {
+        for good in [
+            "{}",
+            "{mode: access, tag: 5}",
+            "{mode: trunk, trunk-tags: [{id: 5}, {id-range: {min: 7, max: 9}}]}",
+            "{mode: trunk, tag: 3, enable-native: true, trunk-tags: [{id: 5}]}",
+        ] {
+            assert_eq!(parse(good).validate(), Ok(()), "{good}");
+        }
+        for bad in [
+            "{mode: access}",
+            "{mode: access, tag: 5, trunk-tags: [{id: 5}]}",
+            "{mode: trunk}",
+            "{mode: trunk, tag: 3, trunk-tags: [{id: 5}]}",
+            "{mode: trunk, trunk-tags: [{id-range: {min: 2, max: 9}}, {id: 5}]}",
+            "{mode: access, tag: 4095}",
+        ] {
+            assert!(parse(bad).validate().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_native_trunk_is_read_back() {
+        let range = |first, last, native| VlanRange {
+            first,
+            last,
+            pvid: native,
+            untagged: native,
+        };
+        let seen = Vlan::from_facts(&[
+            range(2, 99, false),
+            range(100, 100, true),
+            range(101, 4094, false),
+        ])
+        .unwrap();
+        assert_eq!((seen.tag, seen.enable_native), (Some(100), Some(true)));
+        assert_eq!(Vlan::from_facts(&[range(1, 1, true)]), None);
+    }
+}

@@ -1,0 +1,417 @@
+//! An interface of the document, and the registry of interface types. To add a type: its file, its line in `kinds!`, its fixtures.
+
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::error::Invalid;
+use crate::facts::{Facts, Link};
+use crate::profile::Profile;
+
+mod base;
+pub mod bridge_vlan;
+pub mod ethernet;
+pub mod linux_bridge;
+pub mod loopback;
+pub mod other;
+pub mod veth;
+
+pub use base::{AltName, Base, Identifier, State};
+
+use super::part::ip::Ip;
+
+/// What a type knows about itself. All pure; the generic code asks and never matches on the type.
+pub trait Kind:
+    Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned
+{
+    /// `type` in the document.
+    const TYPE: &'static str;
+    /// Top-level keys of an interface that belong to this type.
+    const SECTIONS: &'static [&'static str];
+    /// `connection.type` in NetworkManager; empty where it cannot be configured.
+    const NM_TYPE: &'static str;
+    /// Made by software: goes away when it is absent.
+    const VIRTUAL: bool;
+    /// The same for this one; a veth whose peer is out of reach is hardware to us.
+    fn is_virtual(&self) -> bool {
+        Self::VIRTUAL
+    }
+    /// `connection.type` for this one.
+    fn nm_type(&self) -> &'static str {
+        Self::NM_TYPE
+    }
+    /// May have ports.
+    const CONTROLLER: bool = false;
+    /// `connection.slave-type` of its ports.
+    const PORT_TYPE: &'static str = "";
+    /// Its ports may carry IP addresses (only VRF's may).
+    const PORTS_CARRY_IP: bool = false;
+
+    /// What the kernel and NetworkManager say.
+    fn from_facts(link: &Link, facts: &Facts) -> Self;
+    /// Faults in what was written (`merged` is it laid over what is).
+    fn validate(&self, _cx: &Context<'_>) -> Result<(), Invalid> {
+        Ok(())
+    }
+    /// Names of its ports; None where the document does not say.
+    fn ports(&self) -> Option<Vec<String>> {
+        None
+    }
+    /// Replaces the names of its ports, keeping what is known of each.
+    fn set_ports(&mut self, _names: &[String]) {}
+    /// The link it stands on (or is paired with), which must exist before it.
+    fn parent(&self) -> Option<&str> {
+        None
+    }
+    /// The interface that comes and goes with it.
+    fn peer(&self) -> Option<&str> {
+        None
+    }
+    /// Lays the written section over the current one where a plain overlay is wrong.
+    fn settle(
+        _merged: &mut Map<String, Value>,
+        _desired: &Map<String, Value>,
+        _current: &Map<String, Value>,
+    ) {
+    }
+    /// Writes its settings. `asked` is what to write: the document's wish, or the merged whole for a new profile.
+    fn to_profile(&self, profile: &mut Profile);
+    /// Writes what the controller wants of one port into the port's profile.
+    fn port_to_profile(&self, _port: &str, _profile: &mut Profile) {}
+    /// Brings two readings to one form before they are compared: sorts, expands, drops what is only for reading.
+    fn normalise(_tree: &mut Map<String, Value>) {}
+    /// The change cannot be made on a live link.
+    fn must_recreate(&self, _current: &Self) -> bool {
+        false
+    }
+    /// Something in the wish that this node cannot do and that is left out, by name.
+    fn skip_unsupported(&mut self, _facts: &Facts) -> Option<String> {
+        None
+    }
+}
+
+/// What validation may look at.
+pub struct Context<'a> {
+    /// The interface's name.
+    pub name: &'a str,
+    /// It does not exist yet.
+    pub new: bool,
+}
+
+macro_rules! kinds {
+    ($($variant:ident => $ty:ty),* $(,)?) => {
+        /// The type of an interface with its own sections.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum AnyKind {
+            $(#[allow(missing_docs)] $variant($ty),)*
+            /// A type that is only shown, or none given yet.
+            Other(other::Other),
+        }
+
+        macro_rules! each {
+            ($self:expr, $k:ident => $e:expr, $o:ident => $other:expr) => {
+                match $self {
+                    $(AnyKind::$variant($k) => $e,)*
+                    AnyKind::Other($o) => $other,
+                }
+            };
+        }
+
+        impl AnyKind {
+            /// The sections of a type; None for one that cannot be configured.
+            fn sections_of(type_name: &str) -> Option<&'static [&'static str]> {
+                $(if type_name == <$ty>::TYPE { return Some(<$ty>::SECTIONS); })*
+                None
+            }
+
+            fn parse(type_name: &str, sections: Map<String, Value>) -> Result<Self, Invalid> {
+                $(if type_name == <$ty>::TYPE {
+                    return from_value(Value::Object(sections)).map(AnyKind::$variant);
+                })*
+                Ok(AnyKind::Other(other::Other { type_name: type_name.to_owned(), keys: sections }))
+            }
+
+            /// What the kernel and NetworkManager say of a link.
+            pub fn from_facts(type_name: &str, link: &Link, facts: &Facts) -> Self {
+                $(if type_name == <$ty>::TYPE { return AnyKind::$variant(<$ty>::from_facts(link, facts)); })*
+                AnyKind::Other(other::Other { type_name: type_name.to_owned(), keys: Map::new() })
+            }
+
+            /// Lays written sections over current ones where a plain overlay is wrong.
+            pub fn settle(&self, merged: &mut Map<String, Value>, desired: &Map<String, Value>, current: &Map<String, Value>) {
+                match self { $(AnyKind::$variant(_) => <$ty>::settle(merged, desired, current),)* AnyKind::Other(_) => {} }
+            }
+
+            /// Brings a tree to the form in which two readings are compared.
+            pub fn normalise(&self, tree: &mut Map<String, Value>) {
+                match self { $(AnyKind::$variant(_) => <$ty>::normalise(tree),)* AnyKind::Other(_) => {} }
+            }
+
+            /// The change cannot be made on a live link.
+            pub fn must_recreate(&self, current: &AnyKind) -> bool {
+                match (self, current) {
+                    $((AnyKind::$variant(a), AnyKind::$variant(b)) => a.must_recreate(b),)*
+                    _ => false,
+                }
+            }
+
+            /// `type` in the document.
+            pub fn type_name(&self) -> &str {
+                match self { $(AnyKind::$variant(_) => <$ty>::TYPE,)* AnyKind::Other(o) => &o.type_name }
+            }
+            /// `connection.type`; empty where it cannot be configured.
+            pub fn nm_type(&self) -> &'static str {
+                each!(self, k => k.nm_type(), _o => "")
+            }
+            /// Made by software.
+            pub fn is_virtual(&self) -> bool {
+                each!(self, k => k.is_virtual(), _o => false)
+            }
+            /// May have ports.
+            pub fn is_controller(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::CONTROLLER,)* AnyKind::Other(_) => false }
+            }
+            /// `connection.slave-type` of its ports.
+            pub fn port_type(&self) -> &'static str {
+                match self { $(AnyKind::$variant(_) => <$ty>::PORT_TYPE,)* AnyKind::Other(_) => "" }
+            }
+            /// Its ports may carry IP addresses.
+            pub fn ports_carry_ip(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::PORTS_CARRY_IP,)* AnyKind::Other(_) => false }
+            }
+            /// Faults in what was written.
+            pub fn validate(&self, cx: &Context<'_>) -> Result<(), Invalid> {
+                each!(self, k => k.validate(cx), _o => Ok(()))
+            }
+            /// Names of its ports; None where the document does not say.
+            pub fn ports(&self) -> Option<Vec<String>> {
+                each!(self, k => k.ports(), _o => None)
+            }
+            /// Replaces the names of its ports.
+            pub fn set_ports(&mut self, names: &[String]) {
+                each!(self, k => k.set_ports(names), _o => ())
+            }
+            /// The link it stands on.
+            pub fn parent(&self) -> Option<&str> {
+                each!(self, k => k.parent(), _o => None)
+            }
+            /// The interface that comes and goes with it.
+            pub fn peer(&self) -> Option<&str> {
+                each!(self, k => k.peer(), _o => None)
+            }
+            /// Writes its settings.
+            pub fn to_profile(&self, profile: &mut Profile) {
+                each!(self, k => k.to_profile(profile), _o => ())
+            }
+            /// Writes what the controller wants of one port.
+            pub fn port_to_profile(&self, port: &str, profile: &mut Profile) {
+                each!(self, k => k.port_to_profile(port, profile), _o => ())
+            }
+            /// Leaves out what this node cannot do; says what.
+            pub fn skip_unsupported(&mut self, facts: &Facts) -> Option<String> {
+                each!(self, k => k.skip_unsupported(facts), _o => None)
+            }
+            fn tree(&self) -> Value {
+                each!(self, k => to_value(k), o => Value::Object(o.keys.clone()))
+            }
+        }
+    };
+}
+
+kinds! {
+    Ethernet => ethernet::Ethernet,
+    Veth => veth::Veth,
+    LinuxBridge => linux_bridge::LinuxBridge,
+    Loopback => loopback::Loopback,
+}
+
+/// An interface: what all have, IP, and the sections of its type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interface {
+    /// Name, state, MAC, MTU, controller, …
+    pub base: Base,
+    /// `ipv4`.
+    pub ipv4: Option<Ip>,
+    /// `ipv6`.
+    pub ipv6: Option<Ip>,
+    /// `type` and its sections.
+    pub kind: AnyKind,
+}
+
+impl Interface {
+    /// An interface of which only name and type are known.
+    pub fn bare(name: &str, type_name: &str) -> Self {
+        let base = Base {
+            name: name.to_owned(),
+            ..Base::default()
+        };
+        let kind = AnyKind::parse(type_name, Map::new())
+            .unwrap_or(AnyKind::Other(other::Other::default()));
+        Interface {
+            base,
+            ipv4: None,
+            ipv6: None,
+            kind,
+        }
+    }
+
+    /// Parses one entry. Paths in the error start below the interface.
+    pub fn from_tree(tree: Value) -> Result<Self, Invalid> {
+        let Value::Object(mut map) = tree else {
+            return Err(Invalid::new("", "an interface must be a map"));
+        };
+        let type_name = match map.remove("type") {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(s)) => s,
+            Some(other) => return Err(Invalid::new("type", format!("{other} is not a string"))),
+        };
+        let take = |map: &mut Map<String, Value>, keys: &[&str]| -> Map<String, Value> {
+            keys.iter()
+                .filter_map(|k| Some(((*k).to_owned(), map.remove(*k)?)))
+                .collect()
+        };
+        let base = take(&mut map, Base::KEYS);
+        let parts = take(&mut map, &["ipv4", "ipv6"]);
+        let ip = |key: &str| -> Result<Option<Ip>, Invalid> {
+            match parts.get(key) {
+                None | Some(Value::Null) => Ok(None),
+                Some(v) => {
+                    let ip: Ip = from_value(v.clone()).map_err(|e| e.under(key))?;
+                    ip.validate(key == "ipv6").map_err(|e| e.under(key))?;
+                    Ok(Some(ip))
+                }
+            }
+        };
+        let (ipv4, ipv6) = (ip("ipv4")?, ip("ipv6")?);
+        let base: Base = from_value(Value::Object(base))?;
+        base.validate()?;
+        let sections = match AnyKind::sections_of(&type_name) {
+            Some(keys) => {
+                let sections = take(&mut map, keys);
+                if let Some(key) = map.keys().next() {
+                    return Err(Invalid::new(key, unknown_key(key, &type_name, keys)));
+                }
+                sections
+            }
+            None => map,
+        };
+        let kind = AnyKind::parse(&type_name, sections)?;
+        Ok(Interface {
+            base,
+            ipv4,
+            ipv6,
+            kind,
+        })
+    }
+
+    /// The entry as JSON.
+    pub fn tree(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            _ => unreachable!("an interface is printed as a map"),
+        }
+    }
+
+    /// The same entry read as another type: for `ethernet` written where a veth stands, or no type at all.
+    pub fn retyped(&self, type_name: &str) -> Result<Self, Invalid> {
+        let mut tree = self.tree();
+        tree.insert("type".into(), type_name.into());
+        Interface::from_tree(Value::Object(tree))
+    }
+
+    /// The kernel's name, or what the user called it before it was resolved.
+    pub fn name(&self) -> &str {
+        &self.base.name
+    }
+
+    /// Wanted up (the default).
+    pub fn is_up(&self) -> bool {
+        self.base.state.unwrap_or_default() == State::Up
+    }
+
+    /// Wanted gone.
+    pub fn is_absent(&self) -> bool {
+        self.base.state == Some(State::Absent)
+    }
+
+    /// Hands off.
+    pub fn is_ignored(&self) -> bool {
+        self.base.state == Some(State::Ignore)
+    }
+
+    /// What IP family it has: `ipv6` or `ipv4`.
+    pub fn ip(&self, ipv6: bool) -> Option<&Ip> {
+        if ipv6 {
+            self.ipv6.as_ref()
+        } else {
+            self.ipv4.as_ref()
+        }
+    }
+}
+
+impl Serialize for Interface {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let Interface {
+            base,
+            ipv4,
+            ipv6,
+            kind,
+        } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &base.name)?;
+        if !kind.type_name().is_empty() {
+            map.serialize_entry("type", kind.type_name())?;
+        }
+        let base = to_value(base);
+        for key in Base::KEYS.iter().skip(1) {
+            if let Some(value) = base.get(*key) {
+                map.serialize_entry(key, value)?;
+            }
+        }
+        for (key, ip) in [("ipv4", ipv4), ("ipv6", ipv6)] {
+            if let Some(ip) = ip {
+                map.serialize_entry(key, ip)?;
+            }
+        }
+        if let Value::Object(sections) = kind.tree() {
+            for (key, value) in &sections {
+                map.serialize_entry(key, value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+fn unknown_key(key: &str, type_name: &str, sections: &[&str]) -> String {
+    let known: Vec<&str> = sections
+        .iter()
+        .chain(Base::KEYS)
+        .chain(&["ipv4", "ipv6"])
+        .copied()
+        .collect();
+    let near = known.iter().find(|k| {
+        k.trim_end_matches('s') == key.trim_end_matches('s')
+            || k.replace('-', "") == key.replace(['-', '_'], "")
+    });
+    match near {
+        Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),
+        None => format!("unknown key '{key}' in an interface of type {type_name}"),
+    }
+}
+
+/// Reads a typed value; the error's path is where in the value it went wrong.
+pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = match e.path().to_string() {
+            p if p == "." => String::new(),
+            p => p,
+        };
+        Invalid::new(path, e.into_inner().to_string())
+    })
+}
+
+/// Prints a typed value; our types never fail to.
+pub(crate) fn to_value<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}

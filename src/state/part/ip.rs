@@ -1,0 +1,675 @@
+//! `ipv4` and `ipv6` of an interface: static, DHCP, autoconf. One struct serves both families.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::Invalid;
+use crate::facts::{Address, Facts, Link};
+use crate::profile::{Dict, Profile};
+use crate::scalar;
+
+/// `ipv4` or `ipv6`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Ip {
+    /// The family is in use; inherited where left out.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub enabled: Option<bool>,
+    /// DHCP; inherited where left out.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub dhcp: Option<bool>,
+    /// IPv6 only: router advertisements.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub autoconf: Option<bool>,
+    /// Replaces the list; the first is the primary one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Vec<Addr>>,
+    /// IPv4: `ll`, `iaid+duid` or any text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp_client_id: Option<String>,
+    /// IPv6: `ll`, `llt`, `en`, `uuid` or any text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp_duid: Option<String>,
+    /// Take name servers from DHCP or RA.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub auto_dns: Option<bool>,
+    /// Take the default route from DHCP or RA.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub auto_gateway: Option<bool>,
+    /// Take routes from DHCP or RA.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub auto_routes: Option<bool>,
+    /// Table for those routes; 0 is main.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_int",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub auto_route_table_id: Option<u32>,
+    /// Metric of those routes; -1 is NetworkManager's choice.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_int",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub auto_route_metric: Option<i64>,
+    /// Let others add addresses; default true.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub allow_extra_address: Option<bool>,
+    /// Tell the DHCP server our host name.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub dhcp_send_hostname: Option<bool>,
+    /// The name to tell; empty clears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp_custom_hostname: Option<String>,
+    /// IPv4: forward packets that arrive here. Set by NetworkManager 1.54 and later only.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_bool",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub forwarding: Option<bool>,
+    /// IPv6: `eui64`, `stable-privacy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr_gen_mode: Option<String>,
+    /// IPv6: interface identifier; upper half zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// One address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Addr {
+    /// The address.
+    pub ip: IpAddr,
+    /// Bits of the network.
+    pub prefix_length: u8,
+    /// Only read: `43200sec` or `forever`; a finite life marks an address that DHCP or RA gave.
+    #[serde(
+        default,
+        alias = "valid-left",
+        alias = "valid-lft",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub valid_life_time: Option<String>,
+    /// Only read.
+    #[serde(
+        default,
+        alias = "preferred-left",
+        alias = "preferred-lft",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub preferred_life_time: Option<String>,
+    /// Only read: who made it (`lo`, `ra`, `kernel_ll`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mptcp_flags: Option<Vec<String>>,
+}
+
+impl Addr {
+    /// Given by DHCP or RA.
+    pub fn is_dynamic(&self) -> bool {
+        self.valid_life_time
+            .as_deref()
+            .is_some_and(|l| l != "forever")
+    }
+
+    fn from_facts(a: &Address) -> Self {
+        let life = |seconds: Option<u32>| {
+            Some(seconds.map_or("forever".to_owned(), |s| format!("{s}sec")))
+        };
+        Addr {
+            ip: a.ip,
+            prefix_length: a.prefix,
+            valid_life_time: if a.dynamic { life(a.valid) } else { None },
+            preferred_life_time: if a.dynamic { life(a.preferred) } else { None },
+            protocol: match a.protocol {
+                1 => Some("lo".to_owned()),
+                2 => Some("ra".to_owned()),
+                3 => Some("kernel_ll".to_owned()),
+                _ => None,
+            },
+            mptcp_flags: None,
+        }
+    }
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+fn setting(ipv6: bool) -> &'static str {
+    if ipv6 { "ipv6" } else { "ipv4" }
+}
+
+impl Ip {
+    /// The family switched off.
+    pub fn disabled() -> Self {
+        Ip {
+            enabled: Some(false),
+            ..Ip::default()
+        }
+    }
+
+    /// Enabled.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled == Some(true)
+    }
+
+    /// Gets its addresses from a server or router.
+    pub fn is_auto(&self) -> bool {
+        self.is_enabled() && (self.dhcp == Some(true) || self.autoconf == Some(true))
+    }
+
+    /// Addresses that a person wrote: neither dynamic nor link-local.
+    pub fn static_addresses(&self) -> impl Iterator<Item = &Addr> {
+        self.address.iter().flatten().filter(|a| {
+            !a.is_dynamic() && !is_link_local(&a.ip) && a.protocol.as_deref() != Some("ra")
+        })
+    }
+
+    /// Faults that can be told without looking at the node. Paths start below `ipv4` or `ipv6`.
+    pub fn validate(&self, ipv6: bool) -> Result<(), Invalid> {
+        if !ipv6 {
+            for (key, given) in [
+                ("autoconf", self.autoconf.is_some()),
+                ("token", self.token.is_some()),
+                ("addr-gen-mode", self.addr_gen_mode.is_some()),
+                ("dhcp-duid", self.dhcp_duid.is_some()),
+            ] {
+                if given {
+                    return Err(Invalid::new(key, "belongs to ipv6 only"));
+                }
+            }
+        } else if self.forwarding.is_some() || self.dhcp_client_id.is_some() {
+            let key = if self.forwarding.is_some() {
+                "forwarding"
+            } else {
+                "dhcp-client-id"
+            };
+            return Err(Invalid::new(key, "belongs to ipv4 only"));
+        }
+        for (i, a) in self.address.iter().flatten().enumerate() {
+            let at = format!("address[{i}]");
+            if a.ip.is_ipv6() != ipv6 {
+                return Err(Invalid::new(
+                    format!("{at}.ip"),
+                    format!(
+                        "{} is not an {} address",
+                        a.ip,
+                        if ipv6 { "IPv6" } else { "IPv4" }
+                    ),
+                ));
+            }
+            let max = if ipv6 { 128 } else { 32 };
+            if a.prefix_length > max {
+                return Err(Invalid::new(
+                    format!("{at}.prefix-length"),
+                    format!("{} is larger than {max}", a.prefix_length),
+                ));
+            }
+        }
+        if let Some(metric) = self
+            .auto_route_metric
+            .filter(|m| *m < -1 || *m > i64::from(u32::MAX))
+        {
+            return Err(Invalid::new(
+                "auto-route-metric",
+                format!("{metric} is outside -1–{}", u32::MAX),
+            ));
+        }
+        if self.autoconf == Some(true) && self.dhcp == Some(false) {
+            return Err(Invalid::new(
+                "autoconf",
+                "NetworkManager cannot do autoconf without DHCPv6; set dhcp: true as well",
+            ));
+        }
+        self.validate_token()
+    }
+
+    fn validate_token(&self) -> Result<(), Invalid> {
+        let Some(token) = self.token.as_deref().filter(|t| !t.is_empty()) else {
+            return Ok(());
+        };
+        if self.autoconf == Some(false) {
+            return Err(Invalid::new("token", "a token needs autoconf"));
+        }
+        match token.parse::<std::net::Ipv6Addr>() {
+            Ok(ip) if ip.segments()[..4] == [0; 4] => Ok(()),
+            _ => Err(Invalid::new(
+                "token",
+                format!("'{token}' is not an IPv6 address with its upper 64 bits zero"),
+            )),
+        }
+    }
+
+    /// What kernel and profile say of one family.
+    pub fn from_facts(ipv6: bool, link: &Link, facts: &Facts) -> Self {
+        let addresses: Vec<Addr> = facts
+            .addresses
+            .iter()
+            .filter(|a| a.link == link.index && a.ip.is_ipv6() == ipv6)
+            .map(Addr::from_facts)
+            .collect();
+        let own = facts
+            .device(&link.name)
+            .filter(|d| !d.external() && d.state > 10);
+        let profile = own
+            .and_then(|_| facts.active_profile(&link.name))
+            .map(|p| &p.profile);
+        let method = profile.and_then(|p| p.str(setting(ipv6), "method"));
+        let enabled = match method {
+            Some("disabled") => false,
+            Some("ignore") | None => !addresses.is_empty(),
+            Some(_) => true,
+        };
+        if !enabled || (ipv6 && link.ipv6_disabled) {
+            return Ip::disabled();
+        }
+        let auto = method == Some("auto");
+        let mut ip = Ip {
+            enabled: Some(true),
+            dhcp: Some(auto || method == Some("dhcp")),
+            autoconf: ipv6.then_some(auto),
+            address: Some(addresses),
+            ..Ip::default()
+        };
+        if let Some(profile) = profile.filter(|_| ip.is_auto()) {
+            ip.read_auto(ipv6, profile);
+        }
+        if ipv6 {
+            ip.addr_gen_mode = match link.addr_gen_mode {
+                Some(0) => Some("eui64".to_owned()),
+                Some(2) => Some("stable-privacy".to_owned()),
+                _ => None,
+            };
+            // NetworkManager makes addresses itself and tells the kernel 'none'
+            if let Some(mode) = profile.and_then(|p| p.int("ipv6", "addr-gen-mode")) {
+                ip.addr_gen_mode =
+                    Some(if mode == 0 { "eui64" } else { "stable-privacy" }.to_owned());
+            }
+            ip.token = profile
+                .and_then(|p| p.str("ipv6", "token"))
+                .map(str::to_owned);
+        } else {
+            ip.forwarding = link.ipv4_forwarding;
+        }
+        ip
+    }
+
+    fn read_auto(&mut self, ipv6: bool, profile: &Profile) {
+        let s = setting(ipv6);
+        let off = |key: &str| Some(!profile.bool(s, key).unwrap_or(false));
+        self.auto_dns = off("ignore-auto-dns");
+        self.auto_gateway = off("never-default");
+        self.auto_routes = off("ignore-auto-routes");
+        self.auto_route_table_id = Some(
+            profile
+                .int(s, "route-table")
+                .unwrap_or(0)
+                .try_into()
+                .unwrap_or(0),
+        );
+        self.auto_route_metric = Some(profile.int(s, "route-metric").unwrap_or(-1));
+        self.dhcp_send_hostname = Some(profile.bool(s, "dhcp-send-hostname").unwrap_or(true));
+        let custom = profile
+            .str(s, "dhcp-hostname")
+            .or_else(|| profile.str(s, "dhcp-fqdn"));
+        self.dhcp_custom_hostname = custom.filter(|h| !h.is_empty()).map(str::to_owned);
+        if ipv6 {
+            self.dhcp_duid = profile.str(s, "dhcp-duid").map(str::to_owned);
+        } else {
+            self.dhcp_client_id = profile.str(s, "dhcp-client-id").map(|id| match id {
+                "mac" => "ll".to_owned(),
+                "duid" => "iaid+duid".to_owned(),
+                other => other.to_owned(),
+            });
+        }
+    }
+
+    /// Lays a wish over what is. Addresses that DHCP gave become static when DHCP is switched off and none are written.
+    pub fn merge(desired: &Ip, current: Option<&Ip>) -> Ip {
+        let none = Ip::default();
+        let current = current.unwrap_or(&none);
+        let enabled = desired.enabled.or(current.enabled).unwrap_or(false);
+        if !enabled {
+            return Ip::disabled();
+        }
+        let d = desired.clone();
+        let c = current.clone();
+        let mut merged = Ip {
+            enabled: Some(true),
+            dhcp: d.dhcp.or(c.dhcp),
+            autoconf: d.autoconf.or(c.autoconf),
+            address: d.address,
+            dhcp_client_id: d.dhcp_client_id.or(c.dhcp_client_id),
+            dhcp_duid: d.dhcp_duid.or(c.dhcp_duid),
+            auto_dns: d.auto_dns.or(c.auto_dns),
+            auto_gateway: d.auto_gateway.or(c.auto_gateway),
+            auto_routes: d.auto_routes.or(c.auto_routes),
+            auto_route_table_id: d.auto_route_table_id.or(c.auto_route_table_id),
+            auto_route_metric: d.auto_route_metric.or(c.auto_route_metric),
+            allow_extra_address: d.allow_extra_address,
+            dhcp_send_hostname: d.dhcp_send_hostname.or(c.dhcp_send_hostname),
+            dhcp_custom_hostname: d.dhcp_custom_hostname.or(c.dhcp_custom_hostname),
+            forwarding: d.forwarding.or(c.forwarding),
+            addr_gen_mode: d.addr_gen_mode.or(c.addr_gen_mode),
+            token: d.token.or(c.token),
+        };
+        if merged.address.is_none() {
+            let becomes_static = current.is_auto() && !merged.is_auto();
+            let kept = current.address.iter().flatten();
+            merged.address = Some(
+                kept.filter(|a| becomes_static || !a.is_dynamic())
+                    .filter(|a| !is_link_local(&a.ip))
+                    .map(|a| Addr {
+                        valid_life_time: None,
+                        preferred_life_time: None,
+                        protocol: None,
+                        ..a.clone()
+                    })
+                    .collect(),
+            );
+        }
+        if !merged.is_auto() {
+            merged.forget_auto();
+        }
+        merged
+    }
+
+    fn forget_auto(&mut self) {
+        *self = Ip {
+            enabled: self.enabled,
+            dhcp: self.dhcp,
+            autoconf: self.autoconf,
+            address: self.address.take(),
+            allow_extra_address: self.allow_extra_address,
+            forwarding: self.forwarding,
+            addr_gen_mode: self.addr_gen_mode.take(),
+            ..Ip::default()
+        };
+    }
+
+    /// Writes setting `ipv4` or `ipv6`. `self` is merged: it says everything.
+    pub fn to_profile(&self, ipv6: bool, profile: &mut Profile) {
+        let s = setting(ipv6);
+        let addresses: Vec<Dict> = self.unique_addresses().iter().map(nm_address).collect();
+        let method = match (
+            self.is_enabled(),
+            self.dhcp == Some(true),
+            self.autoconf == Some(true),
+        ) {
+            (false, _, _) => "disabled",
+            (true, true, _) if !ipv6 => "auto",
+            (true, _, true) => "auto",
+            (true, true, false) => "dhcp",
+            (true, false, false) if !addresses.is_empty() => "manual",
+            _ if ipv6 => "link-local",
+            _ => "disabled",
+        };
+        profile.put(s, "method", method);
+        match addresses.is_empty() {
+            true => profile.remove(s, "address-data"),
+            false => profile.put(s, "address-data", addresses),
+        }
+        if !self.is_auto() {
+            for key in [
+                "ignore-auto-dns",
+                "ignore-auto-routes",
+                "never-default",
+                "route-table",
+                "route-metric",
+                "dhcp-client-id",
+                "dhcp-duid",
+                "dhcp-iaid",
+                "dhcp-timeout",
+                "dhcp-send-hostname",
+                "dhcp-hostname",
+                "dhcp-fqdn",
+                "ra-timeout",
+                "token",
+            ] {
+                profile.remove(s, key);
+            }
+        }
+        if method == "disabled" {
+            for key in [
+                "dns",
+                "dns-data",
+                "dns-search",
+                "dns-options",
+                "dns-priority",
+                "route-data",
+                "routing-rules",
+                "gateway",
+            ] {
+                profile.remove(s, key);
+            }
+            return;
+        }
+        if self.is_auto() {
+            self.auto_to_profile(ipv6, profile);
+        }
+        if ipv6 {
+            if let Some(mode) = &self.addr_gen_mode {
+                profile.put(s, "addr-gen-mode", i32::from(mode != "eui64"));
+            } else if profile.int(s, "addr-gen-mode").is_none() {
+                profile.put(s, "addr-gen-mode", 0);
+            }
+            match self.token.as_deref() {
+                Some("" | "::") => profile.remove(s, "token"),
+                Some(token) => profile.put(s, "token", token),
+                None => {}
+            }
+        }
+    }
+
+    fn auto_to_profile(&self, ipv6: bool, profile: &mut Profile) {
+        let s = setting(ipv6);
+        for (key, value) in [
+            ("ignore-auto-dns", self.auto_dns),
+            ("never-default", self.auto_gateway),
+            ("ignore-auto-routes", self.auto_routes),
+        ] {
+            if let Some(on) = value {
+                profile.put(s, key, !on);
+            }
+        }
+        if let Some(table) = self.auto_route_table_id {
+            profile.put(s, "route-table", table);
+        }
+        if let Some(metric) = self.auto_route_metric {
+            profile.put(s, "route-metric", metric);
+        }
+        if let Some(send) = self.dhcp_send_hostname {
+            profile.put(s, "dhcp-send-hostname", send);
+        }
+        match self.dhcp_custom_hostname.as_deref() {
+            Some("") => {
+                profile.remove(s, "dhcp-hostname");
+                profile.remove(s, "dhcp-fqdn");
+            }
+            Some(name) => {
+                let (key, other) = if !ipv6 && name.contains('.') {
+                    ("dhcp-fqdn", "dhcp-hostname")
+                } else {
+                    ("dhcp-hostname", "dhcp-fqdn")
+                };
+                profile.remove(s, other);
+                profile.put(s, key, name);
+            }
+            None => {}
+        }
+        // a server that is away must not take the link down (NM counts i32::MAX as infinity)
+        profile.put(s, "dhcp-timeout", i32::MAX);
+        if ipv6 {
+            profile.put(s, "ra-timeout", i32::MAX);
+            profile.put(
+                s,
+                "dhcp-duid",
+                self.dhcp_duid.clone().unwrap_or_else(|| "ll".to_owned()),
+            );
+            profile.put(s, "dhcp-iaid", "mac");
+        } else {
+            let id = match self.dhcp_client_id.as_deref() {
+                None | Some("ll" | "LL") => "mac",
+                Some("iaid+duid") => "duid",
+                Some(other) => other,
+            };
+            profile.put(s, "dhcp-client-id", id);
+        }
+    }
+
+    fn unique_addresses(&self) -> Vec<Addr> {
+        let mut seen = BTreeSet::new();
+        self.static_addresses()
+            .filter(|a| seen.insert((a.ip, a.prefix_length)))
+            .cloned()
+            .collect()
+    }
+
+    /// Brings a tree to the form in which wish and reading are compared.
+    pub fn normalise(tree: &mut Map<String, Value>, ipv6: bool) {
+        tree.remove("allow-extra-address");
+        if tree.get("enabled") == Some(&Value::Bool(false)) {
+            tree.retain(|k, _| k == "enabled");
+            return;
+        }
+        let auto = ["dhcp", "autoconf"]
+            .iter()
+            .any(|k| tree.get(*k) == Some(&Value::Bool(true)));
+        if let Some(Value::Array(list)) = tree.remove("address") {
+            let wanted: Map<String, Value> = list
+                .iter()
+                .filter_map(|a| serde_json::from_value::<Addr>(a.clone()).ok())
+                .filter(|a| !a.is_dynamic() && !is_link_local(&a.ip))
+                .map(|a| (format!("{}/{}", a.ip, a.prefix_length), Value::Bool(true)))
+                .collect();
+            // the kernel cannot tell an IPv4 without addresses from none
+            if wanted.is_empty() && !auto && !ipv6 {
+                tree.remove("enabled");
+                tree.remove("dhcp");
+            }
+            tree.insert("address".into(), Value::Object(wanted));
+        }
+        if !auto {
+            tree.retain(|k, _| {
+                matches!(
+                    k.as_str(),
+                    "enabled" | "dhcp" | "autoconf" | "address" | "forwarding" | "addr-gen-mode"
+                )
+            });
+        }
+        if tree.get("auto-route-metric").and_then(Value::as_i64) == Some(-1) {
+            tree.remove("auto-route-metric");
+        }
+        for (key, nothing) in [("dhcp-custom-hostname", ""), ("token", "")] {
+            if tree
+                .get(key)
+                .and_then(Value::as_str)
+                .is_some_and(|v| v == nothing || v == "::")
+            {
+                tree.remove(key);
+            }
+        }
+        if let Some(Value::String(id)) = tree.get_mut("dhcp-client-id") {
+            *id = id.replace("LL", "ll");
+        }
+    }
+}
+
+fn nm_address(a: &Addr) -> Dict {
+    let mut d = Dict::new();
+    d.insert("address".into(), a.ip.to_string().into());
+    d.insert("prefix".into(), u32::from(a.prefix_length).into());
+    d
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> Ip {
+        serde_json::from_value(crate::yaml::read(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn dhcp_off_makes_its_addresses_static() {
+        let current = ip(
+            "{enabled: true, dhcp: true, address: [{ip: 192.0.2.9, prefix-length: 24, valid-life-time: 30sec}]}",
+        );
+        let merged = Ip::merge(&ip("{dhcp: false}"), Some(&current));
+        assert_eq!(merged.static_addresses().count(), 1);
+        let mut profile = Profile::default();
+        merged.to_profile(false, &mut profile);
+        assert_eq!(profile.str("ipv4", "method"), Some("manual"));
+    }
+
+    #[test]
+    fn faults_name_their_key() {
+        let fault = |text: &str, ipv6| ip(text).validate(ipv6).unwrap_err().path;
+        assert_eq!(
+            fault("{address: [{ip: '::1', prefix-length: 64}]}", false),
+            "address[0].ip"
+        );
+        assert_eq!(
+            fault("{address: [{ip: 192.0.2.1, prefix-length: 33}]}", false),
+            "address[0].prefix-length"
+        );
+        assert_eq!(fault("{autoconf: true}", false), "autoconf");
+        assert_eq!(fault("{token: 'fe80::1'}", true), "token");
+    }
+
+    #[test]
+    fn methods() {
+        for (text, ipv6, method) in [
+            ("{enabled: false}", false, "disabled"),
+            ("{enabled: true, dhcp: true}", false, "auto"),
+            ("{enabled: true, dhcp: true, autoconf: true}", true, "auto"),
+            ("{enabled: true, dhcp: true, autoconf: false}", true, "dhcp"),
+            ("{enabled: true}", true, "link-local"),
+        ] {
+            let mut profile = Profile::default();
+            Ip::merge(&ip(text), None).to_profile(ipv6, &mut profile);
+            assert_eq!(profile.str(setting(ipv6), "method"), Some(method), "{text}");
+        }
+    }
+}
