@@ -1,8 +1,21 @@
 //! Decides what to do: desired over current gives a `Plan`, a value that the host only carries out. Pure.
 
+use std::collections::BTreeMap;
+
 use crate::error::Invalid;
 use crate::host::{Observation, Step};
 use crate::state::NetworkState;
+use crate::state::iface::{Interface, State};
+
+pub mod profiles;
+pub mod resolve;
+pub mod sections;
+pub mod topology;
+pub mod verify;
+
+use profiles::{Extra, Stock};
+use sections::Sections;
+use topology::{Graph, Touched};
 
 /// Everything that will happen to this node, decided before anything happens.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,7 +28,7 @@ pub struct Plan {
     pub touched: Vec<String>,
     /// Things left out or changed for a reason the user should know.
     pub warnings: Vec<String>,
-    /// What must hold afterwards.
+    /// What must hold afterwards, by kernel names.
     pub expect: NetworkState,
 }
 
@@ -27,6 +40,400 @@ impl Plan {
 }
 
 /// Decides.
-pub fn plan(_desired: &NetworkState, _seen: &Observation) -> Result<Plan, Invalid> {
-    unimplemented!()
+pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid> {
+    plan_with(desired, seen, false)
+}
+
+/// Decides; `memory_only` keeps profiles off the disk and turns absent into down.
+pub fn plan_with(
+    desired: &NetworkState,
+    seen: &Observation,
+    memory_only: bool,
+) -> Result<Plan, Invalid> {
+    refuse_later_sections(desired, seen)?;
+    let mut resolved = resolve::resolve(desired, seen)?;
+    let warnings = skip_unsupported(&mut resolved, seen);
+    let graph = topology::spread(&resolved, seen)?;
+    let sections = sections::spread(&resolved, &graph, seen)?;
+    let mut steps = Steps {
+        memory_only,
+        ..Steps::default()
+    };
+    let mut lines: Vec<String> = verify::verify(&resolved, seen)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let names: std::collections::BTreeSet<&String> =
+        graph.keys().chain(sections.extra.keys()).collect();
+    for name in names {
+        let depth = topology::depth(name, &graph, seen);
+        match graph.get(name) {
+            Some(t) if t.wish.is_absent() => steps.remove(name, seen),
+            Some(t) if t.wish.base.state == Some(State::Down) => steps.take_down(name, seen),
+            touched => steps.bring_up(name, touched, depth, &graph, &sections, seen, &mut lines),
+        }
+    }
+    if let Some(global) = &sections.global_dns {
+        steps.node.push(Step::GlobalDns(global.clone()));
+    }
+    let touched = steps.touched();
+    Ok(Plan {
+        waves: steps.into_waves(),
+        lines,
+        touched,
+        warnings,
+        expect: resolved,
+    })
+}
+
+fn refuse_later_sections(desired: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    let wish = desired.hostname.clone().unwrap_or_default();
+    let now = &seen.facts.hostname;
+    for (key, wish, now) in [
+        ("running", &wish.running, &now.running),
+        ("config", &wish.config, &now.config),
+    ] {
+        if wish.is_some() && wish != now {
+            return Err(Invalid::new(
+                format!("hostname.{key}"),
+                "this version does not change host names",
+            ));
+        }
+    }
+    for wish in &desired.interfaces {
+        let has = seen
+            .state
+            .interface(wish.name())
+            .and_then(|i| i.base.alt_names.clone())
+            .unwrap_or_default();
+        if wish
+            .base
+            .alt_names
+            .iter()
+            .flatten()
+            .any(|a| !has.contains(a))
+        {
+            return Err(Invalid::new(
+                format!("interfaces[{}].alt-names", wish.name()),
+                "this version finds interfaces by alt-name but does not change alt-names",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<String> {
+    let mut warnings = vec![];
+    for wish in &mut resolved.interfaces {
+        if let Some(why) = wish.kind.skip_unsupported(&seen.facts) {
+            warnings.push(format!("interfaces[{}]: {why}", wish.name()));
+        }
+    }
+    warnings
+}
+
+/// Steps while they are collected.
+#[derive(Debug, Default)]
+struct Steps {
+    memory_only: bool,
+    forget: Vec<Step>,
+    save: Vec<Step>,
+    activate: BTreeMap<usize, Vec<Step>>,
+    after: Vec<Step>,
+    node: Vec<Step>,
+}
+
+impl Steps {
+    fn into_waves(self) -> Vec<Vec<Step>> {
+        let Steps {
+            memory_only: _,
+            forget,
+            save,
+            activate,
+            after,
+            node,
+        } = self;
+        let mut waves = vec![forget, save];
+        waves.extend(activate.into_values());
+        waves.push(after);
+        waves.push(node);
+        waves.retain(|w| !w.is_empty());
+        waves
+    }
+
+    fn touched(&self) -> Vec<String> {
+        let all = self
+            .forget
+            .iter()
+            .chain(&self.save)
+            .chain(self.activate.values().flatten())
+            .chain(&self.after);
+        let mut names: Vec<String> = all
+            .filter_map(|s| s.interface().map(str::to_owned))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn remove(&mut self, name: &str, seen: &Observation) {
+        let current = seen.state.interface(name);
+        let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
+        if self.memory_only {
+            if current.is_some() {
+                self.take_down(name, seen);
+            }
+            return;
+        }
+        for saved in Stock::of(name, seen).all() {
+            self.forget.push(Step::Forget {
+                iface: name.to_owned(),
+                uuid: saved.uuid().to_owned(),
+                path: saved.path.clone(),
+            });
+        }
+        let active = seen.facts.device(name).is_some_and(|d| d.state > 30);
+        if virtual_link {
+            self.after.push(Step::RemoveLink {
+                iface: name.to_owned(),
+            });
+        } else if active {
+            self.after.push(Step::Disconnect {
+                iface: name.to_owned(),
+            });
+        }
+    }
+
+    fn take_down(&mut self, name: &str, seen: &Observation) {
+        if seen.facts.device(name).is_some_and(|d| d.state > 30) {
+            self.after.push(Step::Disconnect {
+                iface: name.to_owned(),
+            });
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one call, one row of the plan
+    fn bring_up(
+        &mut self,
+        name: &str,
+        touched: Option<&Touched>,
+        depth: usize,
+        graph: &Graph,
+        sections: &Sections,
+        seen: &Observation,
+        lines: &mut Vec<String>,
+    ) {
+        let fallback;
+        let touched = match touched {
+            Some(t) => t,
+            None => {
+                let kind = seen
+                    .state
+                    .interface(name)
+                    .map_or("ethernet", |i| i.kind.type_name());
+                fallback = Touched {
+                    wish: Interface::bare(name, kind),
+                    named: false,
+                    controller: None,
+                    because: "keeps routes, rules or DNS".to_owned(),
+                };
+                &fallback
+            }
+        };
+        let stock = Stock::of(name, seen);
+        let controller = controller_of(name, touched, graph, seen);
+        let none = Extra::default();
+        let extra = sections.extra.get(name).unwrap_or(&none);
+        let profile = profiles::build(
+            name,
+            touched,
+            controller.as_ref().map(|(n, i)| (n.as_str(), i)),
+            extra,
+            stock.base,
+            seen,
+        );
+        let keys = stock
+            .base
+            .map(|b| profiles::differing_keys(&b.profile, &profile));
+        let persistent =
+            stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.memory_only;
+        let save = keys.as_ref().is_none_or(|k| !k.is_empty()) || !persistent;
+        let device = seen.facts.device(name);
+        let uuid = profile
+            .str("connection", "uuid")
+            .unwrap_or_default()
+            .to_owned();
+        let running = device
+            .filter(|d| !d.external() && (40..110).contains(&d.state))
+            .and_then(|d| d.active.as_ref())
+            .is_some_and(|a| a.uuid == uuid);
+        let off = Off::of(
+            name,
+            touched,
+            controller.as_ref().map(|c| c.0.as_str()),
+            seen,
+        );
+        if !save && running && off == Off::Nothing {
+            return;
+        }
+        let wire = keys
+            .iter()
+            .flatten()
+            .any(|k| MEMBERSHIP.contains(&k.as_str()));
+        let recreate = seen
+            .state
+            .interface(name)
+            .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));
+        let reapply = running && !wire && !recreate && off != Off::Link;
+        describe(name, touched, &keys, save, running, lines);
+        if save {
+            let path = stock.base.map(|b| b.path.clone());
+            self.save.push(Step::Save {
+                iface: name.to_owned(),
+                profile,
+                path,
+                memory_only: self.memory_only,
+            });
+        }
+        let step = match reapply {
+            true => Step::Reapply {
+                iface: name.to_owned(),
+                uuid,
+            },
+            false => Step::Activate {
+                iface: name.to_owned(),
+                uuid,
+            },
+        };
+        self.activate.entry(depth).or_default().push(step);
+        if !self.memory_only {
+            for other in stock.others.iter().filter(|o| o.interface() == Some(name)) {
+                self.after.push(Step::Forget {
+                    iface: name.to_owned(),
+                    uuid: other.uuid().to_owned(),
+                    path: other.path.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// Keys that a live device cannot take by Reapply: who it is and whose port.
+const MEMBERSHIP: [&str; 5] = [
+    "connection.master",
+    "connection.slave-type",
+    "connection.type",
+    "connection.interface-name",
+    "veth.peer",
+];
+
+/// What of a named interface is not as asked, though its profile may be.
+#[derive(Debug, PartialEq, Eq)]
+enum Off {
+    Nothing,
+    /// Addresses and the like: Reapply mends it.
+    Ip,
+    /// The link itself.
+    Link,
+}
+
+impl Off {
+    fn of(name: &str, touched: &Touched, controller: Option<&str>, seen: &Observation) -> Self {
+        let current = seen.state.interface(name);
+        let port_of = current.and_then(|c| c.base.controller.as_deref());
+        if current.is_none() || (touched.controller.is_some() && port_of != controller) {
+            return Off::Link;
+        }
+        if !touched.named {
+            return Off::Nothing;
+        }
+        let only = NetworkState {
+            interfaces: vec![touched.wish.clone()],
+            ..NetworkState::default()
+        };
+        // a port that is missing shows on the controller but is mended on the port
+        let found = verify::verify(&only, seen);
+        let ports = format!("interfaces[{name}].bridge.port.");
+        let mine: Vec<_> = found
+            .iter()
+            .filter(|d| !d.path.starts_with(&ports))
+            .collect();
+        let ip = |path: &str| {
+            [".ipv4", ".ipv6"]
+                .iter()
+                .any(|s| path.starts_with(&format!("interfaces[{name}]{s}")))
+        };
+        match mine.iter().all(|d| ip(&d.path)) {
+            true if mine.is_empty() => Off::Nothing,
+            true => Off::Ip,
+            false => Off::Link,
+        }
+    }
+}
+
+fn controller_of(
+    name: &str,
+    touched: &Touched,
+    graph: &Graph,
+    seen: &Observation,
+) -> Option<(String, Interface)> {
+    let now = || {
+        seen.state
+            .interface(name)
+            .and_then(|i| i.base.controller.clone())
+    };
+    let controller = touched
+        .controller
+        .clone()
+        .or_else(now)
+        .filter(|c| !c.is_empty())?;
+    let wish = graph
+        .get(&controller)
+        .filter(|t| t.named)
+        .map(|t| t.wish.clone());
+    let kind = wish.or_else(|| {
+        seen.state
+            .interface(&controller)
+            .map(|c| Interface::bare(&controller, c.kind.type_name()))
+    })?;
+    Some((controller, kind))
+}
+
+fn describe(
+    name: &str,
+    touched: &Touched,
+    keys: &Option<Vec<String>>,
+    save: bool,
+    running: bool,
+    lines: &mut Vec<String>,
+) {
+    let label = format!("interfaces[{name}]");
+    if !touched.named {
+        lines.push(format!("{label}: {}", touched.because));
+    } else if !lines.iter().any(|l| l.starts_with(&label)) {
+        lines.push(match keys {
+            Some(keys) if !keys.is_empty() => {
+                format!("{label}: profile settings {}", keys.join(", "))
+            }
+            None => format!("{label}: kept by a profile of its own from now on"),
+            Some(_) if save => format!("{label}: profile kept on disk"),
+            Some(_) if !running => format!("{label}: profile activated"),
+            Some(_) => format!("{label}: brought up again"),
+        });
+    }
+}
+
+impl Step {
+    /// The interface it is about.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Step::Save { iface, .. }
+            | Step::Forget { iface, .. }
+            | Step::Activate { iface, .. }
+            | Step::Reapply { iface, .. }
+            | Step::Disconnect { iface }
+            | Step::RemoveLink { iface } => Some(iface),
+            Step::GlobalDns(_) => None,
+        }
+    }
 }

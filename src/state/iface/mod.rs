@@ -415,3 +415,8 @@ pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Invalid
 pub(crate) fn to_value<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
+
+/// Brings `ipv4` or `ipv6` to the form in which wish and reading are compared.
+pub(crate) fn normalise_ip(tree: &mut Map<String, Value>, ipv6: bool) {
+    Ip::normalise(tree, ipv6);
+}

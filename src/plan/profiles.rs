@@ -1,0 +1,428 @@
+//! From a touched interface to the NetworkManager profile that makes it so; and whether that differs from the one there is.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use crate::facts::SavedProfile;
+use crate::host::Observation;
+use crate::profile::{Dict, Profile, Value};
+use crate::state::dns::Dns;
+use crate::state::iface::Interface;
+use crate::state::part::ip::Ip;
+use crate::state::route::Route;
+use crate::state::rule::Rule;
+
+use super::topology::Touched;
+
+/// What node-wide sections put into one interface's profile; None leaves it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Extra {
+    /// All routes of the interface.
+    pub routes: Option<Vec<Route>>,
+    /// All rules kept with the interface.
+    pub rules: Option<Vec<Rule>>,
+    /// Name servers kept with the interface.
+    pub dns: Option<Dns>,
+}
+
+/// The profiles of one interface: the one to build on, and those that are in its way.
+pub struct Stock<'a> {
+    /// Best first: active, then as NetworkManager prefers.
+    pub base: Option<&'a SavedProfile>,
+    /// The rest.
+    pub others: Vec<&'a SavedProfile>,
+}
+
+impl<'a> Stock<'a> {
+    /// Profiles that belong to this interface by name or because they are active on it. Those that NetworkManager made up do not count.
+    pub fn of(name: &str, seen: &'a Observation) -> Self {
+        let active = seen
+            .facts
+            .device(name)
+            .filter(|d| !d.external())
+            .and_then(|d| d.active.as_ref())
+            .map(|a| a.uuid.as_str());
+        // NM_SETTINGS_CONNECTION_FLAG_*: 2 generated, 4 volatile, 8 external
+        let mut all: Vec<&SavedProfile> = seen
+            .facts
+            .profiles
+            .iter()
+            .filter(|p| {
+                p.flags & 0xc == 0 && (p.interface() == Some(name) || Some(p.uuid()) == active)
+            })
+            .collect();
+        all.sort_by_key(|p| {
+            let priority = p
+                .profile
+                .int("connection", "autoconnect-priority")
+                .unwrap_or(0);
+            let used = p.profile.int("connection", "timestamp").unwrap_or(0);
+            (
+                Some(p.uuid()) != active,
+                -priority,
+                -used,
+                p.uuid().to_owned(),
+            )
+        });
+        let mut all = all.into_iter();
+        Stock {
+            base: all.next(),
+            others: all.collect(),
+        }
+    }
+
+    /// Base and others.
+    pub fn all(&self) -> impl Iterator<Item = &'a SavedProfile> + '_ {
+        self.base.into_iter().chain(self.others.iter().copied())
+    }
+}
+
+/// The profile for a touched interface. Everything that the document does not name stays as the base profile has it;
+/// without a base, as the kernel has it.
+pub fn build(
+    name: &str,
+    touched: &Touched,
+    controller: Option<(&str, &Interface)>,
+    extra: &Extra,
+    base: Option<&SavedProfile>,
+    seen: &Observation,
+) -> Profile {
+    let current = seen.state.interface(name);
+    let asked = merged(touched, current, base.is_some());
+    let mut p = base.map(|b| b.profile.clone()).unwrap_or_default();
+    head(name, &asked, &mut p, seen);
+    asked.base.to_profile(link_setting(&p), &mut p);
+    asked.kind.to_profile(&mut p);
+    match controller {
+        Some((controller, kind)) => join(name, controller, kind, &mut p, seen),
+        None => leave(&mut p),
+    }
+    let port = matches!(controller, Some((_, c)) if !c.kind.ports_carry_ip());
+    for ipv6 in [false, true] {
+        let section = if ipv6 { "ipv6" } else { "ipv4" };
+        if port {
+            p.remove_setting(section);
+        } else {
+            ip(ipv6, touched, current, base.is_some(), &mut p);
+        }
+    }
+    if !port {
+        node_wide(extra, &mut p);
+    }
+    p
+}
+
+/// The wish for a profile there is, the whole for a new one.
+fn merged(touched: &Touched, current: Option<&Interface>, has_base: bool) -> Interface {
+    let mut asked = touched.wish.clone();
+    let Some(current) = current.filter(|c| c.kind.type_name() == asked.kind.type_name()) else {
+        return asked;
+    };
+    let mut wish = asked.tree();
+    let mut tree = current.tree();
+    for key in [
+        "name",
+        "type",
+        "state",
+        "profile-name",
+        "identifier",
+        "mac-address",
+        "mtu",
+        "accept-all-mac-addresses",
+    ] {
+        // a value that the kernel merely has is not made a setting
+        tree.remove(key);
+    }
+    if has_base {
+        tree.retain(|key, _| wish.contains_key(key));
+    }
+    let mut whole = serde_json::Value::Object(tree.clone());
+    crate::state::tree::overlay(&mut whole, &serde_json::Value::Object(wish.clone()));
+    if let serde_json::Value::Object(map) = &mut whole {
+        asked.kind.settle(map, &wish, &tree);
+        if has_base {
+            // options that were only read must not be pinned: keep the wish, but with settled lists
+            narrow(map, &wish);
+        }
+        for key in ["ipv4", "ipv6"] {
+            map.remove(key);
+        }
+        wish = map.clone();
+    }
+    match Interface::from_tree(serde_json::Value::Object(wish)) {
+        Ok(mut whole) => {
+            whole.ipv4 = asked.ipv4.take();
+            whole.ipv6 = asked.ipv6.take();
+            whole
+        }
+        Err(_) => asked,
+    }
+}
+
+/// Keeps of `whole` what `wish` names, lists as they are.
+fn narrow(
+    whole: &mut serde_json::Map<String, serde_json::Value>,
+    wish: &serde_json::Map<String, serde_json::Value>,
+) {
+    whole.retain(|key, _| wish.contains_key(key));
+    for (key, value) in whole.iter_mut() {
+        if let (serde_json::Value::Object(value), Some(serde_json::Value::Object(wish))) =
+            (value, wish.get(key))
+        {
+            narrow(value, wish);
+        }
+    }
+}
+
+fn head(name: &str, asked: &Interface, p: &mut Profile, seen: &Observation) {
+    if p.str("connection", "uuid").is_none() {
+        p.put(
+            "connection",
+            "uuid",
+            new_uuid(name, asked.kind.nm_type(), seen),
+        );
+        p.put("connection", "autoconnect", true);
+        p.put("connection", "type", asked.kind.nm_type());
+        p.ensure(asked.kind.nm_type());
+    } else if p.bool("connection", "autoconnect") == Some(false) {
+        p.put("connection", "autoconnect", true);
+    }
+    match asked.base.identifier {
+        Some(crate::state::iface::Identifier::MacAddress) => {
+            p.remove("connection", "interface-name")
+        }
+        _ if p.get("802-3-ethernet", "mac-address").is_some()
+            && p.str("connection", "interface-name").is_none() => {}
+        _ => p.put("connection", "interface-name", name),
+    }
+    if asked.kind.is_controller() {
+        // ports come up with their controller, also after a reboot
+        p.put("connection", "autoconnect-slaves", 1);
+    }
+}
+
+/// Stable: the same interface gets the same uuid after it was removed. A number is added where another profile has it.
+fn new_uuid(name: &str, nm_type: &str, seen: &Observation) -> String {
+    (0u32..)
+        .map(|n| {
+            if n == 0 {
+                format!("{nm_type}://{name}")
+            } else {
+                format!("{nm_type}://{name}#{n}")
+            }
+        })
+        .map(|text| Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string())
+        .find(|uuid| !seen.facts.profiles.iter().any(|p| p.uuid() == uuid))
+        .unwrap_or_default()
+}
+
+/// The setting that holds MTU and promiscuity: NetworkManager keeps both with 802-3-ethernet for all Ethernet-like types.
+fn link_setting(p: &Profile) -> Option<&'static str> {
+    match p.str("connection", "type") {
+        Some("loopback") => Some("loopback"),
+        _ => Some("802-3-ethernet"),
+    }
+}
+
+fn join(name: &str, controller: &str, kind: &Interface, p: &mut Profile, seen: &Observation) {
+    // profiles may name their controller by uuid; that is the same thing
+    let by_uuid = Stock::of(controller, seen)
+        .base
+        .is_some_and(|b| p.str("connection", "master") == Some(b.uuid()));
+    if !by_uuid {
+        p.put("connection", "master", controller);
+    }
+    p.put("connection", "slave-type", kind.kind.port_type());
+    for key in ["controller", "port-type"] {
+        p.remove("connection", key);
+    }
+    kind.kind.port_to_profile(name, p);
+}
+
+fn leave(p: &mut Profile) {
+    for key in ["master", "slave-type", "controller", "port-type"] {
+        p.remove("connection", key);
+    }
+    p.remove_setting("bridge-port");
+}
+
+fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool, p: &mut Profile) {
+    let wish = touched.wish.ip(ipv6);
+    let section = if ipv6 { "ipv6" } else { "ipv4" };
+    let has = p
+        .settings
+        .get(section)
+        .is_some_and(|s| s.contains_key("method"));
+    match (wish, current.and_then(|c| c.ip(ipv6))) {
+        (None, _) if has_base && has => {}
+        (None, None) => Ip::disabled().to_profile(ipv6, p),
+        (None, Some(now)) => Ip::merge(&Ip::default(), Some(now)).to_profile(ipv6, p),
+        (Some(wish), now) => Ip::merge(wish, now).to_profile(ipv6, p),
+    }
+    // NetworkManager refuses a gateway without an address
+    if p.get(section, "address-data").is_none() {
+        p.remove(section, "gateway");
+    }
+}
+
+fn node_wide(extra: &Extra, p: &mut Profile) {
+    let Extra { routes, rules, dns } = extra;
+    for ipv6 in [false, true] {
+        let section = if ipv6 { "ipv6" } else { "ipv4" };
+        if p.str(section, "method") == Some("disabled") {
+            continue; // validated before: nothing is asked of a family that is off
+        }
+        if let Some(routes) = routes {
+            let data: Vec<Dict> = routes
+                .iter()
+                .filter(|r| r.is_ipv6() == ipv6)
+                .map(Route::to_nm)
+                .collect();
+            p.remove(section, "gateway");
+            put_list(p, section, "route-data", data);
+        }
+        if let Some(rules) = rules {
+            let data: Vec<Dict> = rules
+                .iter()
+                .filter(|r| r.is_ipv6() == ipv6)
+                .map(Rule::to_nm)
+                .collect();
+            put_list(p, section, "routing-rules", data);
+        }
+        if let Some(dns) = dns {
+            put_dns(dns, ipv6, p);
+        }
+    }
+}
+
+fn put_list(p: &mut Profile, section: &str, key: &str, data: Vec<Dict>) {
+    match data.is_empty() {
+        true => p.remove(section, key),
+        false => p.put(section, key, data),
+    }
+}
+
+fn put_dns(dns: &Dns, ipv6: bool, p: &mut Profile) {
+    let section = if ipv6 { "ipv6" } else { "ipv4" };
+    let enabled = |p: &Profile, s: &str| p.str(s, "method").is_some_and(|m| m != "disabled");
+    let plain = |s: &String| s.split('%').next().unwrap_or_default().to_owned();
+    let servers: Vec<String> = dns
+        .server
+        .iter()
+        .flatten()
+        .map(plain)
+        .filter(|s| s.contains(':') == ipv6)
+        .collect();
+    // domains and options are kept with one family: IPv4 where it is on
+    let keeper = ipv6 != enabled(p, "ipv4");
+    let texts = |list: &Option<Vec<String>>| list.clone().filter(|_| keeper).unwrap_or_default();
+    let any =
+        !servers.is_empty() || !texts(&dns.search).is_empty() || !texts(&dns.options).is_empty();
+    for (key, list) in [
+        ("dns", servers),
+        ("dns-search", texts(&dns.search)),
+        ("dns-options", texts(&dns.options)),
+    ] {
+        match list.is_empty() {
+            true => p.remove(section, key),
+            false => p.put(section, key, list),
+        }
+    }
+    match any {
+        // before DHCP's (100 by default) and VPN's (50)
+        true => p.put(section, "dns-priority", 40),
+        false => p.remove(section, "dns-priority"),
+    }
+}
+
+/// Keys in which two profiles differ, as `setting.key`. What NetworkManager leaves out because it is the default counts as equal.
+pub fn differing_keys(old: &Profile, new: &Profile) -> Vec<String> {
+    let settings: BTreeSet<&String> = old.settings.keys().chain(new.settings.keys()).collect();
+    let none = Dict::new();
+    let mut out = vec![];
+    for setting in settings {
+        let (a, b) = (old.settings.get(setting), new.settings.get(setting));
+        let keys: BTreeSet<&String> = a.into_iter().chain(b).flat_map(Dict::keys).collect();
+        let (a, b) = (a.unwrap_or(&none), b.unwrap_or(&none));
+        for key in keys {
+            if IGNORED.contains(&(setting.as_str(), key.as_str())) {
+                continue;
+            }
+            let (x, y) = (
+                canonical(setting, key, a.get(key)),
+                canonical(setting, key, b.get(key)),
+            );
+            if x != y {
+                out.push(format!("{setting}.{key}"));
+            }
+        }
+    }
+    out
+}
+
+/// Written by NetworkManager itself, or a second spelling of a key that we write.
+const IGNORED: [(&str, &str); 8] = [
+    ("connection", "timestamp"),
+    ("connection", "controller"),
+    ("connection", "port-type"),
+    ("connection", "autoconnect-ports"),
+    ("connection", "permissions"),
+    ("bridge", "interface-name"),
+    ("ipv4", "address-labels"),
+    ("ipv6", "dns-data"),
+];
+
+/// None where the value is what NetworkManager takes for granted (nm-settings-nmcli(5)).
+fn canonical(setting: &str, key: &str, value: Option<&Value>) -> Option<Value> {
+    let value = value?;
+    let default =
+        match (setting, key) {
+            ("connection", "autoconnect")
+            | ("ipv4" | "ipv6", "may-fail" | "dhcp-send-hostname") => Value::Bool(true),
+            ("bridge", "stp" | "multicast-snooping") => Value::Bool(true),
+            ("connection", "autoconnect-slaves")
+            | ("802-3-ethernet", "accept-all-mac-addresses") => Value::I32(-1),
+            ("ipv4" | "ipv6", "route-metric") => Value::I64(-1),
+            ("bridge", "priority") => Value::U32(32768),
+            ("bridge", "forward-delay") => Value::U32(15),
+            (
+                "bridge",
+                "hello-time" | "multicast-last-member-count" | "multicast-startup-query-count",
+            ) => Value::U32(2),
+            ("bridge", "max-age") => Value::U32(20),
+            ("bridge", "ageing-time") => Value::U32(300),
+            ("bridge", "vlan-default-pvid") => Value::U32(1),
+            ("bridge", "multicast-hash-max") => Value::U32(4096),
+            ("bridge", "multicast-last-member-interval") => Value::U64(100),
+            ("bridge", "multicast-membership-interval") => Value::U64(26000),
+            ("bridge", "multicast-querier-interval") => Value::U64(25500),
+            ("bridge", "multicast-query-interval") => Value::U64(12500),
+            ("bridge", "multicast-query-response-interval") => Value::U64(1000),
+            ("bridge", "multicast-startup-query-interval") => Value::U64(3125),
+            ("bridge", "multicast-router") => Value::Str("auto".into()),
+            ("bridge", "vlan-protocol") => Value::Str("802.1Q".into()),
+            ("bridge-port", "priority") => Value::U32(32),
+            ("bridge-port", "path-cost") => Value::U32(100),
+            _ => return Some(value.clone()).filter(|v| !is_nothing(v)),
+        };
+    (*value != default).then(|| value.clone())
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Bool(v) => !v,
+        Value::Byte(v) => *v == 0,
+        Value::I32(v) => *v == 0,
+        Value::U32(v) => *v == 0,
+        Value::I64(v) => *v == 0,
+        Value::U64(v) => *v == 0,
+        Value::Str(v) => v.is_empty(),
+        Value::Bytes(v) => v.is_empty(),
+        Value::Strs(v) => v.is_empty(),
+        Value::U32s(v) => v.is_empty(),
+        Value::StrMap(v) => v.is_empty(),
+        Value::Dict(v) => v.is_empty(),
+        Value::Dicts(v) => v.is_empty(),
+    }
+}

@@ -1,0 +1,399 @@
+//! Node-wide sections spread over interfaces: which profile keeps which route, rule and name server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::error::Invalid;
+use crate::facts::GlobalDns;
+use crate::host::Observation;
+use crate::state::NetworkState;
+use crate::state::dns::{self, Dns};
+use crate::state::route::{self, Route};
+use crate::state::rule::Rule;
+
+use super::profiles::{Extra, Stock};
+use super::topology::Graph;
+
+/// What each interface's profile gets, and the global DNS if it changes.
+#[derive(Debug, Default)]
+pub struct Sections {
+    /// By interface.
+    pub extra: BTreeMap<String, Extra>,
+    /// Some: set it to this (None inside clears it).
+    pub global_dns: Option<Option<GlobalDns>>,
+}
+
+/// Spreads routes, rules and DNS.
+pub fn spread(
+    resolved: &NetworkState,
+    graph: &Graph,
+    seen: &Observation,
+) -> Result<Sections, Invalid> {
+    let mut out = Sections::default();
+    routes(resolved, graph, seen, &mut out)?;
+    rules(resolved, graph, seen, &mut out)?;
+    dns(resolved, graph, seen, &mut out)?;
+    Ok(out)
+}
+
+/// Routes that an interface's profile holds; without a profile, those that the kernel has from elsewhere.
+fn kept_routes(name: &str, seen: &Observation) -> Vec<Route> {
+    let Some(base) = Stock::of(name, seen).base else {
+        let config = seen
+            .state
+            .routes
+            .iter()
+            .flat_map(|r| r.config.iter().flatten());
+        return config
+            .filter(|r| r.next_hop_interface.as_deref() == Some(name))
+            .cloned()
+            .collect();
+    };
+    let mut routes = vec![];
+    for (section, any) in [("ipv4", "0.0.0.0/0"), ("ipv6", "::/0")] {
+        routes.extend(
+            base.profile
+                .dicts(section, "route-data")
+                .iter()
+                .filter_map(|d| Route::from_nm(d, name)),
+        );
+        if let Some(gateway) = base.profile.str(section, "gateway") {
+            routes.push(Route {
+                destination: Some(any.to_owned()),
+                next_hop_interface: Some(name.to_owned()),
+                next_hop_address: Some(gateway.to_owned()),
+                table_id: Some(route::MAIN),
+                ..Route::default()
+            });
+        }
+    }
+    routes
+}
+
+fn routes(
+    resolved: &NetworkState,
+    graph: &Graph,
+    seen: &Observation,
+    out: &mut Sections,
+) -> Result<(), Invalid> {
+    let wishes: Vec<&Route> = resolved
+        .routes
+        .iter()
+        .flat_map(|r| r.config.iter().flatten())
+        .collect();
+    for (i, wish) in wishes.iter().enumerate().filter(|(_, w)| !w.is_absent()) {
+        reachable(wish, i, graph, seen)?;
+    }
+    let mut names: BTreeSet<String> = wishes
+        .iter()
+        .filter(|w| !w.is_absent())
+        .map(|w| w.keeper().to_owned())
+        .collect();
+    if wishes.iter().any(|w| w.is_absent()) {
+        names.extend(seen.facts.links.iter().map(|l| l.name.clone()));
+    }
+    for (name, touched) in graph
+        .iter()
+        .filter(|(_, t)| t.wish.ipv4.is_some() || t.wish.ipv6.is_some())
+    {
+        // an interface that gets its first profile takes the kernel's routes along
+        if touched.wish.is_up()
+            && Stock::of(name, seen).base.is_none()
+            && seen.facts.link(name).is_some()
+        {
+            names.insert(name.clone());
+        }
+    }
+    for name in names {
+        let before = kept_routes(&name, seen);
+        let mut after: Vec<Route> = before
+            .iter()
+            .filter(|have| !wishes.iter().any(|w| w.is_absent() && w.matches(have)))
+            .cloned()
+            .collect();
+        for wish in wishes
+            .iter()
+            .filter(|w| !w.is_absent() && w.keeper() == name)
+        {
+            let mut wish = (*wish).clone();
+            wish.table_id = Some(wish.table());
+            if !after.iter().any(|have| wish.matches(have)) {
+                after.push(wish);
+            }
+        }
+        let adopted = Stock::of(&name, seen).base.is_none() && !before.is_empty();
+        if adopted {
+            after.retain(|r| !stranded(r, &name, graph));
+        }
+        if after != before || (adopted && graph.contains_key(&name)) {
+            out.extra.entry(name).or_default().routes = Some(after);
+        }
+    }
+    Ok(())
+}
+
+/// The gateway is outside every address that the interface will have: the kernel would drop such a route with the old address.
+fn stranded(route: &Route, name: &str, graph: &Graph) -> bool {
+    let Some(gateway) = route.gateway() else {
+        return false;
+    };
+    let wish = graph.get(name).and_then(|t| t.wish.ip(gateway.is_ipv6()));
+    let Some(addresses) = wish
+        .filter(|ip| !ip.is_auto())
+        .and_then(|ip| ip.address.as_ref())
+    else {
+        return false;
+    };
+    let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let near = |a: &crate::state::part::ip::Addr| {
+        IpNet::new(a.ip, a.prefix_length).is_ok_and(|net| net.contains(&gateway))
+    };
+    !link_local && !addresses.iter().any(near)
+}
+
+fn reachable(wish: &Route, index: usize, graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
+    let name = wish.keeper();
+    let fault = |reason: String| {
+        Err(Invalid::new(
+            format!("routes.config[{index}].next-hop-interface"),
+            reason,
+        ))
+    };
+    let touched = graph.get(name).filter(|t| t.named);
+    let current = seen.state.interface(name);
+    if touched.is_none() && current.is_none() {
+        return fault(format!(
+            "interface '{name}' does not exist on the node and is not in this document"
+        ));
+    }
+    if touched.is_some_and(|t| t.wish.is_absent()) {
+        return fault(format!(
+            "interface '{name}' is made absent by the same document"
+        ));
+    }
+    let ip = touched.and_then(|t| t.wish.ip(wish.is_ipv6()).cloned());
+    let enabled = match (ip.and_then(|ip| ip.enabled), current) {
+        (Some(on), _) => on,
+        (None, Some(c)) => c.ip(wish.is_ipv6()).is_some_and(|ip| ip.is_enabled()),
+        (None, None) => false,
+    };
+    if !enabled && wish.route_type.is_none() {
+        let family = if wish.is_ipv6() { "IPv6" } else { "IPv4" };
+        return fault(format!("{family} is not enabled on '{name}'"));
+    }
+    Ok(())
+}
+
+fn rules(
+    resolved: &NetworkState,
+    graph: &Graph,
+    seen: &Observation,
+    out: &mut Sections,
+) -> Result<(), Invalid> {
+    let wishes: Vec<&Rule> = resolved
+        .route_rules
+        .iter()
+        .flat_map(|r| r.config.iter().flatten())
+        .collect();
+    if wishes.is_empty() {
+        return Ok(());
+    }
+    let mut held: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+    for link in &seen.facts.links {
+        if let Some(base) = Stock::of(&link.name, seen).base {
+            let rules = ["ipv4", "ipv6"]
+                .iter()
+                .flat_map(|s| base.profile.dicts(s, "routing-rules"))
+                .map(Rule::from_nm)
+                .collect();
+            held.insert(link.name.clone(), rules);
+        }
+    }
+    let before = held.clone();
+    for rules in held.values_mut() {
+        rules.retain(|have| !wishes.iter().any(|w| w.is_absent() && w.matches(have)));
+    }
+    let running = seen
+        .state
+        .route_rules
+        .iter()
+        .flat_map(|r| r.config.iter().flatten());
+    let mut next = running
+        .filter_map(|r| r.priority)
+        .filter(|p| *p < 32766)
+        .fold(29_999, i64::max)
+        + 1;
+    for (i, wish) in wishes.iter().enumerate().filter(|(_, w)| !w.is_absent()) {
+        if held.values().flatten().any(|have| wish.matches(have)) {
+            continue;
+        }
+        let keeper = rule_keeper(wish, resolved, graph, seen).ok_or_else(|| {
+            let reason = "no managed interface with this IP family enabled could keep the rule; enable it on one in this document";
+            Invalid::new(format!("route-rules.config[{i}]"), reason)
+        })?;
+        let mut rule = (*wish).clone();
+        if rule.priority.is_none_or(|p| p < 0) {
+            rule.priority = Some(next);
+            next += 1;
+        }
+        held.entry(keeper).or_default().push(rule);
+    }
+    for (name, rules) in held {
+        if before.get(&name) != Some(&rules) {
+            out.extra.entry(name).or_default().rules = Some(rules);
+        }
+    }
+    Ok(())
+}
+
+/// The incoming interface; else one with a route in the rule's table; else any with the family on, named ones first.
+fn rule_keeper(
+    wish: &Rule,
+    resolved: &NetworkState,
+    graph: &Graph,
+    seen: &Observation,
+) -> Option<String> {
+    let enabled = |name: &str| family_on(name, wish.is_ipv6(), graph, seen);
+    if let Some(iif) = wish.iif.as_deref().filter(|i| enabled(i)) {
+        return Some(iif.to_owned());
+    }
+    let asked = resolved
+        .routes
+        .iter()
+        .flat_map(|r| r.config.iter().flatten());
+    let running = seen
+        .state
+        .routes
+        .iter()
+        .flat_map(|r| r.config.iter().flatten());
+    let with_table = asked
+        .chain(running)
+        .filter(|r| !r.is_absent() && r.table() == wish.table() && r.is_ipv6() == wish.is_ipv6())
+        .filter_map(|r| r.next_hop_interface.clone())
+        .find(|n| enabled(n));
+    let named = || {
+        graph
+            .iter()
+            .filter(|(_, t)| t.named)
+            .map(|(n, _)| n.clone())
+            .find(|n| enabled(n))
+    };
+    let any = || {
+        seen.facts
+            .links
+            .iter()
+            .map(|l| l.name.clone())
+            .find(|n| enabled(n))
+    };
+    with_table.or_else(named).or_else(any)
+}
+
+/// The family will be on, and the interface has or gets a profile.
+fn family_on(name: &str, ipv6: bool, graph: &Graph, seen: &Observation) -> bool {
+    let touched = graph.get(name);
+    if touched.is_some_and(|t| !t.wish.is_up()) {
+        return false;
+    }
+    let asked = touched
+        .and_then(|t| t.wish.ip(ipv6))
+        .and_then(|ip| ip.enabled);
+    let now = seen
+        .state
+        .interface(name)
+        .and_then(|i| i.ip(ipv6))
+        .is_some_and(|ip| ip.is_enabled());
+    let profile = touched.is_some_and(|t| t.named) || Stock::of(name, seen).base.is_some();
+    asked.unwrap_or(now) && profile
+}
+
+fn dns(
+    resolved: &NetworkState,
+    graph: &Graph,
+    seen: &Observation,
+    out: &mut Sections,
+) -> Result<(), Invalid> {
+    let Some(wish) = resolved
+        .dns_resolver
+        .as_ref()
+        .and_then(|d| d.config.as_ref())
+    else {
+        return Ok(());
+    };
+    let now = seen
+        .state
+        .dns_resolver
+        .as_ref()
+        .and_then(|d| d.config.clone())
+        .unwrap_or_default();
+    let wanted = Dns::merge(wish, &now);
+    if wanted == Dns::merge(&now, &now) {
+        return Ok(());
+    }
+    let keeper = match wanted.scoped_to() {
+        Some(name) if !family_on(name, true, graph, seen) => {
+            return Err(Invalid::new(
+                "dns-resolver.config.server",
+                format!("IPv6 is not enabled on '{name}', which the link-local server needs"),
+            ));
+        }
+        Some(name) => Some(name.to_owned()),
+        // search domains alone: a global setting would silence the servers that DHCP gives
+        None if wanted.server.iter().flatten().next().is_none() && !wanted.is_purge() => {
+            Some(dns_keeper(graph, seen).ok_or_else(|| {
+                Invalid::new(
+                    "dns-resolver.config",
+                    "no managed interface with IP enabled could keep the search domains",
+                )
+            })?)
+        }
+        None => None,
+    };
+    let has_global = seen.facts.dns.global.is_some();
+    if keeper.is_some() || wanted.is_purge() {
+        for link in &seen.facts.links {
+            let held = Stock::of(&link.name, seen)
+                .base
+                .map(dns::of_profile)
+                .unwrap_or_default();
+            if !held.is_purge() && Some(&link.name) != keeper.as_ref() {
+                out.extra.entry(link.name.clone()).or_default().dns = Some(Dns::default());
+            }
+        }
+    }
+    match keeper {
+        Some(name) => {
+            out.extra.entry(name).or_default().dns = Some(wanted);
+            out.global_dns = has_global.then_some(None);
+        }
+        None if wanted.is_purge() => out.global_dns = has_global.then_some(None),
+        None => out.global_dns = Some(Some(wanted.to_global())),
+    }
+    Ok(())
+}
+
+fn dns_keeper(graph: &Graph, seen: &Observation) -> Option<String> {
+    let names: Vec<&String> = seen
+        .facts
+        .links
+        .iter()
+        .map(|l| &l.name)
+        .chain(graph.keys())
+        .collect();
+    let auto = |n: &str| {
+        seen.state.interface(n).is_some_and(|i| {
+            [false, true]
+                .iter()
+                .any(|v6| i.ip(*v6).is_some_and(|ip| ip.is_auto()))
+        })
+    };
+    let on = |n: &str| {
+        n != "lo" && (family_on(n, false, graph, seen) || family_on(n, true, graph, seen))
+    };
+    let first = names
+        .iter()
+        .find(|n| on(n) && auto(n))
+        .or_else(|| names.iter().find(|n| on(n)));
+    first.map(|n| (*n).clone())
+}

@@ -1,0 +1,273 @@
+//! What was asked for against what is there. Only what was asked for is compared.
+
+use serde_json::Value;
+
+use crate::host::Observation;
+use crate::state::NetworkState;
+use crate::state::dns::Dns;
+use crate::state::iface::{Interface, State};
+use crate::state::tree::{self, Missing};
+
+use super::resolve::comparable;
+
+/// One property that is not as asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// `interfaces[br0].bridge.options.stp.enabled`
+    pub path: String,
+    /// What is there.
+    pub current: String,
+    /// What was asked for.
+    pub desired: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.current.as_str() {
+            "" => write!(f, "{}: {}", self.path, self.desired),
+            current => write!(f, "{}: {current} → {}", self.path, self.desired),
+        }
+    }
+}
+
+fn difference(
+    path: impl Into<String>,
+    current: impl Into<String>,
+    desired: impl Into<String>,
+) -> Difference {
+    Difference {
+        path: path.into(),
+        current: current.into(),
+        desired: desired.into(),
+    }
+}
+
+/// Everything in `expect` (resolved names) that `seen` lacks.
+pub fn verify(expect: &NetworkState, seen: &Observation) -> Vec<Difference> {
+    let mut out = vec![];
+    for wish in &expect.interfaces {
+        interface(wish, seen.state.interface(wish.name()), &mut out);
+    }
+    routes(expect, seen, &mut out);
+    rules(expect, seen, &mut out);
+    dns(expect, seen, &mut out);
+    out
+}
+
+fn interface(wish: &Interface, current: Option<&Interface>, out: &mut Vec<Difference>) {
+    let label = format!("interfaces[{}]", wish.name());
+    match (wish.base.state.unwrap_or_default(), current) {
+        (State::Absent, Some(c)) if c.kind.is_virtual() => {
+            out.push(difference(label, c.kind.type_name(), "absent"))
+        }
+        (State::Down, Some(c)) if c.base.state == Some(State::Up) => {
+            out.push(difference(format!("{label}.state"), "up", "down"))
+        }
+        (State::Up, None) => {
+            out.push(difference(
+                &label,
+                "",
+                format!("new {}", wish.kind.type_name()),
+            ));
+            properties(wish, None, &label, out);
+        }
+        (State::Up, Some(c)) => {
+            if c.base.state != Some(State::Up) {
+                out.push(difference(
+                    format!("{label}.state"),
+                    word(c.base.state),
+                    "up",
+                ));
+            }
+            properties(wish, Some(c), &label, out);
+        }
+        _ => {}
+    }
+}
+
+fn word(state: Option<State>) -> &'static str {
+    match state.unwrap_or_default() {
+        State::Up => "up",
+        State::Down => "down",
+        State::Absent => "absent",
+        State::Ignore => "unmanaged",
+    }
+}
+
+fn properties(
+    wish: &Interface,
+    current: Option<&Interface>,
+    label: &str,
+    out: &mut Vec<Difference>,
+) {
+    let want = Value::Object(comparable(wish));
+    // of an interface that is not there every property is missing one by one, not the whole
+    let got = Value::Object(current.map(comparable).unwrap_or_default());
+    let mut missing = vec![];
+    tree::missing(&want, &got, "", &mut missing);
+    let extra = extra_addresses(wish, current);
+    for Missing { path, want, got } in missing
+        .into_iter()
+        .filter(|m| !(m.want.is_null() && m.got.is_null()))
+    {
+        if current.is_none()
+            && (want.is_null()
+                || want == Value::Bool(false)
+                || want.as_object().is_some_and(serde_json::Map::is_empty))
+        {
+            continue;
+        }
+        let current = if current.is_none() {
+            String::new()
+        } else {
+            print(&got)
+        };
+        out.push(difference(format!("{label}.{path}"), current, print(&want)));
+    }
+    for (path, address) in extra {
+        out.push(difference(format!("{label}.{path}"), address, "gone"));
+    }
+}
+
+/// Addresses beyond the list where the wish forbids them.
+fn extra_addresses(wish: &Interface, current: Option<&Interface>) -> Vec<(String, String)> {
+    let mut extra = vec![];
+    for (ipv6, section) in [(false, "ipv4"), (true, "ipv6")] {
+        let (Some(want), Some(got)) = (wish.ip(ipv6), current.and_then(|c| c.ip(ipv6))) else {
+            continue;
+        };
+        if want.allow_extra_address != Some(false) {
+            continue;
+        }
+        for a in got.static_addresses().filter(|a| {
+            !want
+                .static_addresses()
+                .any(|w| (w.ip, w.prefix_length) == (a.ip, a.prefix_length))
+        }) {
+            extra.push((
+                format!("{section}.address"),
+                format!("{}/{}", a.ip, a.prefix_length),
+            ));
+        }
+    }
+    extra
+}
+
+fn print(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(s) if s.is_empty() => "none".to_owned(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn routes(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
+    let none = vec![];
+    let now = seen.state.routes.as_ref();
+    let running: Vec<_> = now
+        .iter()
+        .flat_map(|r| r.running.iter().flatten())
+        .collect();
+    let config = now.and_then(|r| r.config.as_ref()).unwrap_or(&none);
+    let wishes = expect.routes.iter().flat_map(|r| r.config.iter().flatten());
+    for (i, wish) in wishes.clone().enumerate() {
+        let label = format!("routes.config[{i}]");
+        let text = || {
+            describe(&[
+                ("to", wish.destination.clone()),
+                ("via", wish.gateway().map(|g| g.to_string())),
+                ("dev", wish.next_hop_interface.clone()),
+                ("table", wish.table_id.map(|t| t.to_string())),
+            ])
+        };
+        if wish.is_absent() {
+            let kept = |r: &&crate::state::route::Route| {
+                !wishes.clone().any(|w| !w.is_absent() && w.matches(r))
+            };
+            if let Some(found) = config.iter().find(|r| wish.matches(r) && kept(r)) {
+                out.push(difference(
+                    label,
+                    found.destination.clone().unwrap_or_default(),
+                    format!("absent {}", text()),
+                ));
+            }
+        } else if !running.iter().any(|r| wish.matches(r)) {
+            out.push(difference(label, "none", text()));
+        }
+    }
+}
+
+fn rules(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
+    let none = vec![];
+    let now = seen
+        .state
+        .route_rules
+        .as_ref()
+        .and_then(|r| r.config.as_ref())
+        .unwrap_or(&none);
+    let wishes = expect
+        .route_rules
+        .iter()
+        .flat_map(|r| r.config.iter().flatten());
+    for (i, wish) in wishes.clone().enumerate() {
+        let label = format!("route-rules.config[{i}]");
+        let text = || {
+            describe(&[
+                ("from", wish.ip_from.clone()),
+                ("to", wish.ip_to.clone()),
+                ("table", wish.route_table.map(|t| t.to_string())),
+                ("priority", wish.priority.map(|p| p.to_string())),
+            ])
+        };
+        if wish.is_absent() {
+            let kept = |r: &&crate::state::rule::Rule| {
+                !wishes.clone().any(|w| !w.is_absent() && w.matches(r))
+            };
+            if now.iter().any(|r| wish.matches(r) && kept(&r)) {
+                out.push(difference(label, "present", format!("absent {}", text())));
+            }
+        } else if !now.iter().any(|r| wish.matches(r)) {
+            out.push(difference(label, "none", text()));
+        }
+    }
+}
+
+fn describe(parts: &[(&str, Option<String>)]) -> String {
+    let given: Vec<String> = parts
+        .iter()
+        .filter_map(|(k, v)| v.as_ref().map(|v| format!("{k} {v}")))
+        .collect();
+    given.join(" ")
+}
+
+fn dns(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
+    let Some(wish) = expect.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) else {
+        return;
+    };
+    let now = seen
+        .state
+        .dns_resolver
+        .as_ref()
+        .and_then(|d| d.config.clone())
+        .unwrap_or_default();
+    let want = Dns::merge(wish, &now);
+    for (key, want, now) in [
+        ("server", want.server, now.server),
+        ("search", want.search, now.search),
+        ("options", want.options, now.options),
+    ] {
+        let (mut want, mut now) = (want.unwrap_or_default(), now.unwrap_or_default());
+        if key == "options" {
+            want.sort();
+            now.sort();
+        }
+        if want != now {
+            out.push(difference(
+                format!("dns-resolver.config.{key}"),
+                format!("[{}]", now.join(", ")),
+                format!("[{}]", want.join(", ")),
+            ));
+        }
+    }
+}
