@@ -1,8 +1,9 @@
 //! The one way in which the node's network is changed: observe → plan → checkpoint → execute → verify → probe → commit | rollback.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::{Invalid, chain};
@@ -124,14 +125,29 @@ struct Setback {
 
 impl Setback {
     fn at(phase: Phase, cause: impl Into<String>) -> Self {
-        Setback { phase, cause: cause.into(), probes: vec![] }
+        Setback {
+            phase,
+            cause: cause.into(),
+            probes: vec![],
+        }
     }
 }
 
 /// Runs one transaction. Everything that a reviewer must trust about losing a node is in this function.
-pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, options: &Options) -> Report {
+pub async fn run<H: Host>(
+    host: &H,
+    prober: &Prober,
+    desired: &NetworkState,
+    options: &Options,
+) -> Report {
     let started = Instant::now();
-    let mut report = Report { outcome: Outcome::Unchanged, plan: vec![], warnings: vec![], probes: vec![], duration: Duration::ZERO };
+    let mut report = Report {
+        outcome: Outcome::Unchanged,
+        plan: vec![],
+        warnings: vec![],
+        probes: vec![],
+        duration: Duration::ZERO,
+    };
     report.outcome = match decide(host, desired, options, &mut report).await {
         Err(outcome) => outcome,
         Ok(plan) if plan.is_empty() => Outcome::Unchanged,
@@ -139,10 +155,35 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
             let baseline = prober.baseline(&Eyes(host)).await;
             report.probes = baseline.results();
             match take_checkpoint(host, baseline.budget(), options).await {
-                Err(e) => Outcome::Failed { phase: Phase::Checkpoint, cause: chain(&e) },
-                Ok(checkpoint) => match attempt(host, prober, &baseline, &plan, options, &checkpoint, &mut report).await {
+                Err(e) => Outcome::Failed {
+                    phase: Phase::Checkpoint,
+                    cause: chain(&e),
+                },
+                Ok(checkpoint) => match attempt(
+                    host,
+                    prober,
+                    &baseline,
+                    &plan,
+                    options,
+                    &checkpoint,
+                    &mut report,
+                )
+                .await
+                {
                     Ok(()) => Outcome::Applied,
-                    Err(setback) => roll_back(host, prober, &baseline, &plan, options, &checkpoint, setback, &mut report).await,
+                    Err(setback) => {
+                        roll_back(
+                            host,
+                            prober,
+                            &baseline,
+                            &plan,
+                            options,
+                            &checkpoint,
+                            setback,
+                            &mut report,
+                        )
+                        .await
+                    }
                 },
             }
         }
@@ -152,38 +193,92 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
     report
 }
 
-async fn decide<H: Host>(host: &H, desired: &NetworkState, options: &Options, report: &mut Report) -> Result<Plan, Outcome> {
-    let seen = host.observe().await.map_err(|e| Outcome::Failed { phase: Phase::Observe, cause: chain(&e) })?;
+async fn decide<H: Host>(
+    host: &H,
+    desired: &NetworkState,
+    options: &Options,
+    report: &mut Report,
+) -> Result<Plan, Outcome> {
+    let seen = host.observe().await.map_err(|e| Outcome::Failed {
+        phase: Phase::Observe,
+        cause: chain(&e),
+    })?;
     let plan = plan::plan_with(desired, &seen, options.memory_only).map_err(Outcome::Refused)?;
     for warning in &plan.warnings {
         warn!(policy = options.policy, phase = "plan", "{warning}");
     }
-    info!(policy = options.policy, phase = "plan", interface = plan.touched.join(","), "{} differences, {} interfaces to touch", plan.lines.len(), plan.touched.len());
-    report.plan = if plan.is_empty() { vec![] } else { plan.lines.clone() };
+    info!(
+        policy = options.policy,
+        phase = "plan",
+        interface = plan.touched.join(","),
+        "{} differences, {} interfaces to touch",
+        plan.lines.len(),
+        plan.touched.len()
+    );
+    report.plan = if plan.is_empty() {
+        vec![]
+    } else {
+        plan.lines.clone()
+    };
     report.warnings.clone_from(&plan.warnings);
     Ok(plan)
 }
 
-async fn take_checkpoint<H: Host>(host: &H, budget: Duration, options: &Options) -> Result<Checkpoint, HostError> {
+async fn take_checkpoint<H: Host>(
+    host: &H,
+    budget: Duration,
+    options: &Options,
+) -> Result<Checkpoint, HostError> {
     let checkpoint = host.checkpoint(budget + VERIFY_LIMIT + MARGIN).await?;
     info!(policy = options.policy, phase = "checkpoint", "taken");
     Ok(checkpoint)
 }
 
 /// Execute, verify, probe and commit under the checkpoint; the first thing that goes wrong ends it.
-async fn attempt<H: Host>(host: &H, prober: &Prober, baseline: &Baseline, plan: &Plan, options: &Options, checkpoint: &Checkpoint, report: &mut Report) -> Result<(), Setback> {
+async fn attempt<H: Host>(
+    host: &H,
+    prober: &Prober,
+    baseline: &Baseline,
+    plan: &Plan,
+    options: &Options,
+    checkpoint: &Checkpoint,
+    report: &mut Report,
+) -> Result<(), Setback> {
     for wave in &plan.waves {
-        host.execute(wave).await.map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
+        host.execute(wave)
+            .await
+            .map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
     }
-    info!(policy = options.policy, phase = "execute", "{} steps done", plan.waves.iter().map(Vec::len).sum::<usize>());
+    info!(
+        policy = options.policy,
+        phase = "execute",
+        "{} steps done",
+        plan.waves.iter().map(Vec::len).sum::<usize>()
+    );
     if !options.no_verify {
         settle(host, plan).await?;
         info!(policy = options.policy, phase = "verify", "as asked for");
     }
-    host.extend(checkpoint, baseline.budget() + MARGIN).await.map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
-    report.probes = prober.prove(baseline, &plan.touched, &Eyes(host)).await.map_err(|f| Setback { phase: Phase::Probe, cause: f.cause, probes: f.results })?;
-    info!(policy = options.policy, phase = "probe", "{} probes passed", report.probes.iter().filter(|p| p.after == "passed").count());
-    host.commit(checkpoint).await.map_err(|e| Setback::at(Phase::Commit, chain(&e)))
+    host.extend(checkpoint, baseline.budget() + MARGIN)
+        .await
+        .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
+    report.probes = prober
+        .prove(baseline, &plan.touched, &Eyes(host))
+        .await
+        .map_err(|f| Setback {
+            phase: Phase::Probe,
+            cause: f.cause,
+            probes: f.results,
+        })?;
+    info!(
+        policy = options.policy,
+        phase = "probe",
+        "{} probes passed",
+        report.probes.iter().filter(|p| p.after == "passed").count()
+    );
+    host.commit(checkpoint)
+        .await
+        .map_err(|e| Setback::at(Phase::Commit, chain(&e)))
 }
 
 /// Waits by events until the node is what was asked for. A device that failed for good ends the wait.
@@ -191,19 +286,37 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
     let begin = Instant::now();
     let mut last_change = begin;
     loop {
-        let seen = host.observe().await.map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
+        let seen = host
+            .observe()
+            .await
+            .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
         let missing = verify::verify(&plan.expect, &seen);
         if missing.is_empty() {
             return Ok(());
         }
         let quiet = last_change.elapsed();
         if quiet >= VERIFY || begin.elapsed() >= VERIFY_LIMIT {
-            let shown: Vec<String> = missing.iter().take(3).map(|d| format!("{} is {}, not {}", d.path, d.current, d.desired)).collect();
-            let more = if missing.len() > 3 { format!(" and {} more", missing.len() - 3) } else { String::new() };
-            let cause = format!("after applying, {}{more}{}", shown.join("; "), failed_devices(plan, &seen.facts));
+            let shown: Vec<String> = missing
+                .iter()
+                .take(3)
+                .map(|d| format!("{} is {}, not {}", d.path, d.current, d.desired))
+                .collect();
+            let more = if missing.len() > 3 {
+                format!(" and {} more", missing.len() - 3)
+            } else {
+                String::new()
+            };
+            let cause = format!(
+                "after applying, {}{more}{}",
+                shown.join("; "),
+                failed_devices(plan, &seen.facts)
+            );
             return Err(Setback::at(Phase::Verify, cause));
         }
-        if host.changed(VERIFY.saturating_sub(quiet).min(Duration::from_secs(1))).await {
+        if host
+            .changed(VERIFY.saturating_sub(quiet).min(Duration::from_secs(1)))
+            .await
+        {
             last_change = Instant::now();
         }
     }
@@ -218,30 +331,76 @@ fn failed_devices(plan: &Plan, facts: &Facts) -> String {
         .filter(|d| d.state == 120 || (d.state == 30 && d.reason > 0))
         .map(|d| format!("{} state {} reason {}", d.interface, d.state, d.reason))
         .collect();
-    if failed.is_empty() { String::new() } else { format!(" (NetworkManager: {})", failed.join(", ")) }
+    if failed.is_empty() {
+        String::new()
+    } else {
+        format!(" (NetworkManager: {})", failed.join(", "))
+    }
 }
 
 #[allow(clippy::too_many_arguments)] // the one place where all of a transaction comes together
-async fn roll_back<H: Host>(host: &H, prober: &Prober, baseline: &Baseline, plan: &Plan, options: &Options, checkpoint: &Checkpoint, setback: Setback, report: &mut Report) -> Outcome {
-    let Setback { phase, cause, probes } = setback;
-    warn!(policy = options.policy, phase = phase.word(), "{cause}; rolling back");
+async fn roll_back<H: Host>(
+    host: &H,
+    prober: &Prober,
+    baseline: &Baseline,
+    plan: &Plan,
+    options: &Options,
+    checkpoint: &Checkpoint,
+    setback: Setback,
+    report: &mut Report,
+) -> Outcome {
+    let Setback {
+        phase,
+        cause,
+        probes,
+    } = setback;
+    warn!(
+        policy = options.policy,
+        phase = phase.word(),
+        "{cause}; rolling back"
+    );
     let mut undone = host.rollback(checkpoint).await;
     if undone.is_err() {
         undone = host.rollback(checkpoint).await;
     }
     if let Err(stuck) = undone {
-        return Outcome::Stuck { cause, rollback: chain(&stuck) };
+        return Outcome::Stuck {
+            cause,
+            rollback: chain(&stuck),
+        };
     }
-    info!(policy = options.policy, phase = "rollback", "everything is as it was");
+    info!(
+        policy = options.policy,
+        phase = "rollback",
+        "everything is as it was"
+    );
     if phase != Phase::Probe {
         return Outcome::Failed { phase, cause };
     }
     report.probes = probes;
-    let again = tokio::time::timeout(AFTER_ROLLBACK, prober.prove(baseline, &plan.touched, &Eyes(host))).await;
+    let again = tokio::time::timeout(
+        AFTER_ROLLBACK,
+        prober.prove(baseline, &plan.touched, &Eyes(host)),
+    )
+    .await;
     match again {
-        Ok(Ok(_)) => info!(policy = options.policy, phase = "rollback", "the probes pass again"),
-        Ok(Err(failure)) => warn!(policy = options.policy, phase = "rollback", "after the rollback: {}", failure.cause),
-        Err(_) => warn!(policy = options.policy, phase = "rollback", "the probes did not pass within {} s after the rollback", AFTER_ROLLBACK.as_secs()),
+        Ok(Ok(_)) => info!(
+            policy = options.policy,
+            phase = "rollback",
+            "the probes pass again"
+        ),
+        Ok(Err(failure)) => warn!(
+            policy = options.policy,
+            phase = "rollback",
+            "after the rollback: {}",
+            failure.cause
+        ),
+        Err(_) => warn!(
+            policy = options.policy,
+            phase = "rollback",
+            "the probes did not pass within {} s after the rollback",
+            AFTER_ROLLBACK.as_secs()
+        ),
     }
     Outcome::ProbeFailed { cause }
 }
@@ -250,12 +409,30 @@ fn log_end(options: &Options, report: &Report) {
     let policy = &options.policy;
     let took = report.duration.as_millis();
     match &report.outcome {
-        Outcome::Unchanged => info!(policy, phase = "plan", "nothing differs, nothing touched ({took} ms)"),
+        Outcome::Unchanged => info!(
+            policy,
+            phase = "plan",
+            "nothing differs, nothing touched ({took} ms)"
+        ),
         Outcome::Applied => info!(policy, phase = "commit", "applied in {took} ms"),
-        Outcome::Refused(fault) => warn!(policy, phase = "plan", "refused, nothing touched: {fault}"),
-        Outcome::Failed { phase, cause } => warn!(policy, phase = phase.word(), "failed after {took} ms: {cause}"),
-        Outcome::ProbeFailed { cause } => warn!(policy, phase = "rollback", "rolled back after {took} ms: {cause}"),
-        Outcome::Stuck { cause, rollback } => tracing::error!(policy, phase = "rollback", "{cause}; the rollback failed too: {rollback}; NetworkManager will roll back by its own timer"),
+        Outcome::Refused(fault) => {
+            warn!(policy, phase = "plan", "refused, nothing touched: {fault}")
+        }
+        Outcome::Failed { phase, cause } => warn!(
+            policy,
+            phase = phase.word(),
+            "failed after {took} ms: {cause}"
+        ),
+        Outcome::ProbeFailed { cause } => warn!(
+            policy,
+            phase = "rollback",
+            "rolled back after {took} ms: {cause}"
+        ),
+        Outcome::Stuck { cause, rollback } => tracing::error!(
+            policy,
+            phase = "rollback",
+            "{cause}; the rollback failed too: {rollback}; NetworkManager will roll back by its own timer"
+        ),
     }
 }
 

@@ -7,7 +7,6 @@ use crate::facts::{Facts, GlobalDns};
 use crate::profile::Profile;
 use crate::state::NetworkState;
 
-#[cfg(test)]
 pub mod fake;
 pub mod live;
 
@@ -77,6 +76,21 @@ pub enum Step {
     },
     /// Set or clear `GlobalDnsConfiguration`.
     GlobalDns(Option<GlobalDns>),
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Save { iface, .. } => write!(f, "save {iface}"),
+            Step::Forget { iface, .. } => write!(f, "forget {iface}"),
+            Step::Activate { iface, .. } => write!(f, "activate {iface}"),
+            Step::Reapply { iface, .. } => write!(f, "reapply {iface}"),
+            Step::Disconnect { iface } => write!(f, "disconnect {iface}"),
+            Step::RemoveLink { iface } => write!(f, "remove {iface}"),
+            Step::GlobalDns(Some(dns)) => write!(f, "global-dns {}", dns.servers.join(",")),
+            Step::GlobalDns(None) => write!(f, "global-dns none"),
+        }
+    }
 }
 
 /// A checkpoint that is under our control.

@@ -68,7 +68,7 @@ pub fn plan_with(
     for name in names {
         let depth = topology::depth(name, &graph, seen);
         match graph.get(name) {
-            Some(t) if t.wish.is_absent() => steps.remove(name, seen),
+            Some(t) if t.wish.is_absent() => steps.remove(name, t, seen, &mut lines),
             Some(t) if t.wish.base.state == Some(State::Down) => steps.take_down(name, seen),
             touched => steps.bring_up(name, touched, depth, &graph, &sections, seen, &mut lines),
         }
@@ -176,7 +176,13 @@ impl Steps {
         names
     }
 
-    fn remove(&mut self, name: &str, seen: &Observation) {
+    fn remove(
+        &mut self,
+        name: &str,
+        touched: &Touched,
+        seen: &Observation,
+        lines: &mut Vec<String>,
+    ) {
         let current = seen.state.interface(name);
         let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
         if self.memory_only {
@@ -193,6 +199,17 @@ impl Steps {
             });
         }
         let active = seen.facts.device(name).is_some_and(|d| d.state > 30);
+        let label = format!("interfaces[{name}]");
+        if (virtual_link || active || Stock::of(name, seen).base.is_some())
+            && !lines.iter().any(|l| l.starts_with(&label))
+        {
+            let why = if touched.named {
+                "its profile"
+            } else {
+                &touched.because
+            };
+            lines.push(format!("{label}: {why} → absent"));
+        }
         if virtual_link {
             self.after.push(Step::RemoveLink {
                 iface: name.to_owned(),
@@ -284,7 +301,9 @@ impl Steps {
             .state
             .interface(name)
             .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));
-        let reapply = running && !wire && !recreate && off != Off::Link;
+        // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
+        let reapply = running && !wire && !recreate && (save || off != Off::Link);
+        dropped_addresses(name, touched, seen, lines);
         describe(name, touched, &keys, save, running, lines);
         if save {
             let path = stock.base.map(|b| b.path.clone());
@@ -353,7 +372,7 @@ impl Off {
         };
         // a port that is missing shows on the controller but is mended on the port
         let found = verify::verify(&only, seen);
-        let ports = format!("interfaces[{name}].bridge.port.");
+        let ports = format!("interfaces[{name}].bridge.port");
         let mine: Vec<_> = found
             .iter()
             .filter(|d| !d.path.starts_with(&ports))
@@ -397,6 +416,32 @@ fn controller_of(
             .map(|c| Interface::bare(&controller, c.kind.type_name()))
     })?;
     Some((controller, kind))
+}
+
+/// Addresses that the wish's list leaves out: nobody verifies that they are gone, but the reader of a plan wants to know.
+fn dropped_addresses(name: &str, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
+    let Some(current) = seen.state.interface(name) else {
+        return;
+    };
+    for (ipv6, section) in [(false, "ipv4"), (true, "ipv6")] {
+        let (Some(wish), Some(now)) = (touched.wish.ip(ipv6), current.ip(ipv6)) else {
+            continue;
+        };
+        let Some(list) = &wish.address else { continue };
+        let kept = |ip, prefix| list.iter().any(|w| (w.ip, w.prefix_length) == (ip, prefix));
+        for a in now
+            .static_addresses()
+            .filter(|a| !kept(a.ip, a.prefix_length))
+        {
+            let line = format!(
+                "interfaces[{name}].{section}.address: {}/{} → gone",
+                a.ip, a.prefix_length
+            );
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+    }
 }
 
 fn describe(

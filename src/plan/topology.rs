@@ -170,7 +170,10 @@ fn join_controllers(
             Some(kind) if !kind.is_controller() => {
                 return Err(Invalid::new(
                     at,
-                    format!("'{wanted}' is a {} and takes no ports", kind.type_name()),
+                    format!(
+                        "'{wanted}' is of type {} and takes no ports",
+                        kind.type_name()
+                    ),
                 ));
             }
             Some(_) => {}

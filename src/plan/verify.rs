@@ -110,19 +110,13 @@ fn properties(
         .into_iter()
         .filter(|m| !(m.want.is_null() && m.got.is_null()))
     {
-        if current.is_none()
-            && (want.is_null()
-                || want == Value::Bool(false)
-                || want.as_object().is_some_and(serde_json::Map::is_empty))
-        {
-            continue;
-        }
+        let (path, want) = readable(&path, &want);
         let current = if current.is_none() {
             String::new()
         } else {
             print(&got)
         };
-        out.push(difference(format!("{label}.{path}"), current, print(&want)));
+        out.push(difference(format!("{label}.{path}"), current, want));
     }
     for (path, address) in extra {
         out.push(difference(format!("{label}.{path}"), address, "gone"));
@@ -151,6 +145,20 @@ fn extra_addresses(wish: &Interface, current: Option<&Interface>) -> Vec<(String
         }
     }
     extra
+}
+
+/// Lists were compared as maps by address or name; this shows them as lists again.
+fn readable(path: &str, want: &Value) -> (String, String) {
+    if let Some((section, address)) = path.split_once(".address.") {
+        return (format!("{section}.address"), address.to_owned());
+    }
+    match path
+        .strip_prefix("bridge.port.")
+        .and_then(|rest| rest.strip_suffix(".name"))
+    {
+        Some(port) => ("bridge.port".to_owned(), port.to_owned()),
+        None => (path.to_owned(), print(want)),
+    }
 }
 
 fn print(value: &Value) -> String {
@@ -189,7 +197,7 @@ fn routes(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) 
                 out.push(difference(
                     label,
                     found.destination.clone().unwrap_or_default(),
-                    format!("absent {}", text()),
+                    format!("absent {}", text()).trim_end(),
                 ));
             }
         } else if !running.iter().any(|r| wish.matches(r)) {
@@ -225,7 +233,11 @@ fn rules(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
                 !wishes.clone().any(|w| !w.is_absent() && w.matches(r))
             };
             if now.iter().any(|r| wish.matches(r) && kept(&r)) {
-                out.push(difference(label, "present", format!("absent {}", text())));
+                out.push(difference(
+                    label,
+                    "present",
+                    format!("absent {}", text()).trim_end(),
+                ));
             }
         } else if !now.iter().any(|r| wish.matches(r)) {
             out.push(difference(label, "none", text()));

@@ -26,18 +26,25 @@ pub struct ProbeResult {
 /// STUB replaced by the probes.
 pub trait Look: Send + Sync {
     /// Facts.
-    fn facts(&self) -> impl std::future::Future<Output = Result<crate::facts::Facts, crate::host::HostError>> + Send;
+    fn facts(
+        &self,
+    ) -> impl std::future::Future<Output = Result<crate::facts::Facts, crate::host::HostError>> + Send;
     /// Event.
-    fn changed(&self, limit: std::time::Duration) -> impl std::future::Future<Output = bool> + Send;
+    fn changed(&self, limit: std::time::Duration)
+    -> impl std::future::Future<Output = bool> + Send;
 }
 /// Baseline.
 #[derive(Debug, Clone, Default)]
 pub struct Baseline {}
 impl Baseline {
     /// Budget.
-    pub fn budget(&self) -> std::time::Duration { std::time::Duration::from_secs(1) }
+    pub fn budget(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(1)
+    }
     /// Results.
-    pub fn results(&self) -> Vec<ProbeResult> { vec![] }
+    pub fn results(&self) -> Vec<ProbeResult> {
+        vec![]
+    }
 }
 /// Failure.
 #[derive(Debug, Clone)]
@@ -52,9 +59,20 @@ pub struct ProbeFailure {
 pub struct Prober {}
 impl Prober {
     /// None.
-    pub fn none() -> Self { Prober {} }
+    pub fn none() -> Self {
+        Prober {}
+    }
     /// Baseline.
-    pub async fn baseline<L: Look>(&self, _look: &L) -> Baseline { Baseline {} }
+    pub async fn baseline<L: Look>(&self, _look: &L) -> Baseline {
+        Baseline {}
+    }
     /// Prove.
-    pub async fn prove<L: Look>(&self, _b: &Baseline, _t: &[String], _look: &L) -> Result<Vec<ProbeResult>, ProbeFailure> { Ok(vec![]) }
+    pub async fn prove<L: Look>(
+        &self,
+        _b: &Baseline,
+        _t: &[String],
+        _look: &L,
+    ) -> Result<Vec<ProbeResult>, ProbeFailure> {
+        Ok(vec![])
+    }
 }

@@ -51,6 +51,12 @@ pub fn missing(want: &Value, got: &Value, path: &str, out: &mut Vec<Missing>) {
                 missing(w, g, &format!("{path}[{i}]"), out);
             }
         }
+        // what is missing as a whole is missing key by key
+        (Value::Object(w), Value::Null) => {
+            for (key, value) in w {
+                missing(value, &Value::Null, &at(key), out);
+            }
+        }
         (w, g) if w == g => {}
         (w, g) => out.push(Missing {
             path: path.to_owned(),
