@@ -1,1 +1,159 @@
-//! journal
+//! What survives us: the lock that keeps a second agent out, and the journal that tells the next start what was under way.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::GlobalDns;
+use crate::host::HostError;
+use crate::nm::{NetworkManager, checkpoint};
+use crate::transaction::Phase;
+
+fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {
+    HostError::Other(format!("{what} {}: {e}", path.display()))
+}
+
+/// One transaction at a time on a node: held as long as the value lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes `<dir>/lock`, or names who holds it.
+    pub fn take(dir: &Path) -> Result<Self, HostError> {
+        fs::create_dir_all(dir).map_err(|e| failed("making", dir, &e))?;
+        let path = dir.join("lock");
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| failed("opening", &path, &e))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(HostError::Other(format!("another netwright is at work on this node: {} ({})", holder.trim(), path.display())));
+        }
+        let command = std::env::args().take(2).collect::<Vec<_>>().join(" ");
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "pid {} {command}", std::process::id()));
+        Ok(Lock { _file: file })
+    }
+}
+
+/// What is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Phase that was entered.
+    pub phase: Phase,
+    /// Our checkpoint, once it was taken.
+    pub checkpoint: Option<String>,
+    /// Global DNS before the change: not covered by checkpoints before NetworkManager 1.48.
+    pub global_dns: Option<(Vec<String>, Vec<String>, Vec<String>)>,
+    /// `/proc/sys/kernel/random/boot_id`: D-Bus paths mean nothing after a reboot.
+    pub boot_id: String,
+    /// The policy that was being applied.
+    #[serde(default)]
+    pub policy: String,
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+impl Entry {
+    /// An entry of this boot.
+    pub fn new(phase: Phase, checkpoint: Option<&str>, dns: Option<&GlobalDns>) -> Self {
+        let parts = |d: &GlobalDns| (d.servers.clone(), d.searches.clone(), d.options.clone());
+        Entry { phase, checkpoint: checkpoint.map(str::to_owned), global_dns: dns.map(parts), boot_id: boot_id(), policy: String::new() }
+    }
+}
+
+/// `<dir>/journal.json`.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    policy: std::sync::Mutex<String>,
+}
+
+/// What a crash left behind, put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The policy that was being applied; empty where the journal could not be read.
+    pub policy: String,
+    /// Where it was.
+    pub phase: Option<Phase>,
+    /// One sentence for the enactment.
+    pub message: String,
+}
+
+impl Journal {
+    /// The journal in this folder.
+    pub fn open(dir: &Path) -> Result<Self, HostError> {
+        fs::create_dir_all(dir).map_err(|e| failed("making", dir, &e))?;
+        Ok(Journal { path: dir.join("journal.json"), policy: std::sync::Mutex::default() })
+    }
+
+    /// Names the policy of the entries to come.
+    pub fn set_policy(&self, name: &str) {
+        name.clone_into(&mut self.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// Writes an entry so that it survives a power cut.
+    pub fn write(&self, entry: &Entry) -> Result<(), HostError> {
+        let policy = self.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let text = serde_json::to_string(&Entry { policy, ..entry.clone() }).map_err(|e| HostError::Other(e.to_string()))?;
+        let fresh = self.path.with_extension("new");
+        let put = || -> std::io::Result<()> {
+            let mut file = File::create(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_data()?;
+            fs::rename(&fresh, &self.path)
+        };
+        put().map_err(|e| failed("writing", &self.path, &e))
+    }
+
+    /// Nothing is under way any more.
+    pub fn clear(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// At start: rolls back our own checkpoint of a crashed transaction, never a foreign one, and tells what was found.
+    pub async fn recover(&self, nm: &NetworkManager) -> Result<Option<Recovered>, HostError> {
+        let text = match fs::read_to_string(&self.path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed("reading", &self.path, &e)),
+            Ok(text) => text,
+        };
+        let entry: Entry = match serde_json::from_str(&text) {
+            Ok(entry) => entry,
+            Err(e) => return self.put_aside(&e.to_string()).map(Some),
+        };
+        let mut done = "NetworkManager had rolled it back";
+        if entry.boot_id == boot_id() {
+            let ours = entry.checkpoint.as_ref();
+            if let Some(at) = ours
+                && checkpoint::list(nm).await?.contains(at) {
+                checkpoint::rollback(nm, at).await?;
+                done = "rolled back";
+            }
+            let before = entry.global_dns.clone().map(|(servers, searches, options)| GlobalDns { servers, searches, options });
+            let mut now = crate::facts::Facts::default();
+            nm.fill(&mut now).await?;
+            if now.dns.global != before {
+                nm.set_global_dns(before.as_ref()).await?;
+            }
+        } else {
+            done = "the node was restarted since";
+        }
+        self.clear();
+        let message = format!("netwright ended during phase {} ({done})", entry.phase.word());
+        Ok(Some(Recovered { policy: entry.policy, phase: Some(entry.phase), message }))
+    }
+
+    fn put_aside(&self, why: &str) -> Result<Recovered, HostError> {
+        let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let aside = self.path.with_extension(format!("unreadable-{stamp}"));
+        fs::rename(&self.path, &aside).map_err(|e| failed("moving aside", &self.path, &e))?;
+        Ok(Recovered { policy: String::new(), phase: None, message: format!("the journal could not be read ({why}) and is now {}", aside.display()) })
+    }
+}

@@ -1,1 +1,221 @@
-//! live
+//! The real node: netlink to look, NetworkManager to change.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Checkpoint, Host, HostError, Observation, Step};
+use crate::facts::GlobalDns;
+use crate::journal::{Entry, Journal};
+use crate::kernel::Kernel;
+use crate::nm::{NetworkManager, checkpoint};
+use crate::transaction::Phase;
+
+/// How long devices may take to come to rest after a rollback.
+const REST: Duration = Duration::from_secs(60);
+
+/// What the last observation and the saves since then told: D-Bus paths by name.
+#[derive(Debug, Default)]
+struct Known {
+    devices: HashMap<String, String>,
+    profiles: HashMap<String, String>,
+    global_dns: Option<GlobalDns>,
+    /// Some where we must put the global DNS back ourselves.
+    restore_dns: Option<Option<GlobalDns>>,
+}
+
+/// The node.
+#[derive(Debug)]
+pub struct LiveHost {
+    kernel: Kernel,
+    nm: NetworkManager,
+    known: Mutex<Known>,
+    journal: Option<Journal>,
+    netlink: tokio::sync::Mutex<(watch::Receiver<u64>, watch::Receiver<u64>)>,
+}
+
+impl LiveHost {
+    /// Opens netlink and D-Bus. Without a journal a crash is left to NetworkManager's own timer.
+    pub async fn connect() -> Result<Self, HostError> {
+        let kernel = Kernel::connect().await?;
+        let nm = NetworkManager::connect().await?;
+        let events = tokio::sync::Mutex::new((kernel.subscribe(), nm.subscribe()));
+        Ok(LiveHost { kernel, nm, known: Mutex::default(), journal: None, netlink: events })
+    }
+
+    /// Writes the journal before each phase from now on.
+    pub fn with_journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// For `journal::recover`.
+    pub fn network_manager(&self) -> &NetworkManager {
+        &self.nm
+    }
+
+    /// Whether the kernel has a way to `to`.
+    pub async fn route_exists(&self, to: std::net::IpAddr, oif: Option<u32>) -> bool {
+        self.kernel.route_exists(to, oif).await
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn note(&self, phase: Phase, checkpoint: Option<&str>) -> Result<(), HostError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let known = self.known();
+        journal.write(&Entry::new(phase, checkpoint, known.global_dns.as_ref()))
+    }
+
+    async fn carry_out(&self, step: &Step) -> Result<(), HostError> {
+        let device = |iface: &str| self.known().devices.get(iface).cloned();
+        match step {
+            Step::Save { iface, profile, path, memory_only } => {
+                let path = self.nm.save(iface, profile, path.as_deref(), *memory_only).await?;
+                let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
+                self.known().profiles.insert(uuid, path);
+                Ok(())
+            }
+            Step::Forget { iface, path, .. } => self.nm.forget(iface, path).await,
+            Step::Activate { iface, uuid } => self.activate(iface, uuid).await,
+            Step::Reapply { iface, uuid } => match device(iface) {
+                Some(at) if self.nm.reapply(&at).await? => Ok(()),
+                _ => self.activate(iface, uuid).await,
+            },
+            Step::Disconnect { iface } => match device(iface) {
+                Some(at) => self.nm.disconnect(iface, &at).await,
+                None => Ok(()),
+            },
+            Step::RemoveLink { iface } => match device(iface) {
+                Some(at) => self.nm.remove_link(iface, &at).await,
+                None => Ok(()),
+            },
+            Step::GlobalDns(dns) => self.nm.set_global_dns(dns.as_ref()).await,
+        }
+    }
+
+    async fn activate(&self, iface: &str, uuid: &str) -> Result<(), HostError> {
+        let (connection, device) = {
+            let known = self.known();
+            (known.profiles.get(uuid).cloned(), known.devices.get(iface).cloned())
+        };
+        let Some(connection) = connection else {
+            return Err(HostError::Other(format!("activating {iface}: NetworkManager has no profile {uuid}")));
+        };
+        self.nm.activate(iface, &connection, device.as_deref()).await
+    }
+
+    /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
+    async fn rest(&self) {
+        let begin = Instant::now();
+        while begin.elapsed() < REST {
+            let Ok(seen) = self.observe().await else { return };
+            // a device that waits for DHCP is as it was before
+            let moving = |d: &&crate::facts::Device| d.managed && d.state != 70 && ((40..100).contains(&d.state) || d.state == 110);
+            if !seen.facts.devices.iter().any(|d| moving(&d)) {
+                return;
+            }
+            self.changed(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+impl Host for LiveHost {
+    async fn observe(&self) -> Result<Observation, HostError> {
+        {
+            let mut events = self.netlink.lock().await;
+            events.0.mark_unchanged();
+            events.1.mark_unchanged();
+        }
+        let mut said = crate::facts::Facts::default();
+        let (facts, filled) = tokio::join!(self.kernel.dump(), self.nm.fill(&mut said));
+        let mut facts = facts?;
+        filled?;
+        facts.devices = said.devices;
+        facts.profiles = said.profiles;
+        facts.dns = said.dns;
+        facts.hostname.config = said.hostname.config;
+        facts.nm_version = said.nm_version;
+        {
+            let mut known = self.known();
+            known.devices = facts.devices.iter().map(|d| (d.interface.clone(), d.path.clone())).collect();
+            known.profiles.extend(facts.profiles.iter().map(|p| (p.uuid().to_owned(), p.path.clone())));
+            known.global_dns.clone_from(&facts.dns.global);
+        }
+        Ok(Observation::new(facts))
+    }
+
+    async fn checkpoint(&self, ttl: Duration) -> Result<Checkpoint, HostError> {
+        self.note(Phase::Checkpoint, None)?;
+        let taken = match checkpoint::create(&self.nm, ttl).await {
+            Ok(taken) => taken,
+            Err(e) => {
+                if let Some(journal) = &self.journal {
+                    journal.clear();
+                }
+                return Err(e);
+            }
+        };
+        {
+            let mut known = self.known();
+            known.restore_dns = (!taken.covers_global_dns).then(|| known.global_dns.clone());
+        }
+        self.note(Phase::Execute, Some(&taken.path))?;
+        Ok(Checkpoint { path: taken.path })
+    }
+
+    async fn extend(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
+        self.note(Phase::Probe, Some(&at.path))?;
+        checkpoint::extend(&self.nm, &at.path, ttl).await
+    }
+
+    async fn execute(&self, wave: &[Step]) -> Result<(), HostError> {
+        join_all(wave.iter().map(|step| self.carry_out(step))).await.into_iter().collect()
+    }
+
+    async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
+        checkpoint::destroy(&self.nm, &at.path).await?;
+        if let Some(journal) = &self.journal {
+            journal.clear();
+        }
+        Ok(())
+    }
+
+    async fn rollback(&self, at: &Checkpoint) -> Result<(), HostError> {
+        self.note(Phase::Rollback, Some(&at.path))?;
+        let in_force = checkpoint::list(&self.nm).await?.contains(&at.path);
+        // its timer may have run out while we waited for a dead bus: then NetworkManager did it
+        let restored = if in_force { checkpoint::rollback(&self.nm, &at.path).await } else { Ok(()) };
+        let dns = self.known().restore_dns.take();
+        if let Some(before) = dns
+            && self.observe().await?.facts.dns.global != before
+        {
+            self.nm.set_global_dns(before.as_ref()).await?;
+        }
+        restored?;
+        self.rest().await;
+        if let Some(journal) = &self.journal {
+            journal.clear();
+        }
+        Ok(())
+    }
+
+    async fn changed(&self, limit: Duration) -> bool {
+        let mut events = self.netlink.lock().await;
+        let (kernel, nm) = &mut *events;
+        let event = async {
+            tokio::select! {
+                Ok(()) = kernel.changed() => {}
+                Ok(()) = nm.changed() => {}
+                else => std::future::pending().await,
+            }
+        };
+        tokio::time::timeout(limit, event).await.is_ok()
+    }
+}

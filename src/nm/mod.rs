@@ -1,1 +1,310 @@
-//! nm
+//! NetworkManager's side of the node, over D-Bus: one GetManagedObjects and the profiles, turned into facts; and the calls that change things.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
+use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, ObjectPath, OwnedVariant, Variant};
+
+use crate::facts::{Active, Device, Dns, Facts, GlobalDns, SavedProfile};
+use crate::host::HostError;
+use crate::profile::{Dict, Profile, Value};
+
+pub mod checkpoint;
+pub mod codec;
+mod monitor;
+pub mod proxy;
+
+use proxy::{ConnectionProxy, DeviceProxy, ManagerProxy, SettingsManagerProxy};
+
+const SERVICE: &str = "org.freedesktop.NetworkManager";
+/// No call of ours takes NetworkManager longer; the D-Bus default is 25 s too.
+const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+
+type Properties = HashMap<String, OwnedVariant>;
+
+/// One connection to the bus.
+#[derive(Debug, Clone)]
+pub struct NetworkManager {
+    bus: Connection,
+    events: watch::Receiver<u64>,
+}
+
+/// Wraps a D-Bus error with what was tried.
+pub(crate) fn failed(tried: impl Into<String>) -> impl FnOnce(zbus::Error) -> HostError {
+    let tried = tried.into();
+    move |e| {
+        let absent = matches!(&e, zbus::Error::MethodError(name, _, _) if matches!(name.as_str(), "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner"));
+        match absent {
+            true => HostError::Other(format!("{tried}: NetworkManager does not answer on D-Bus (is NetworkManager.service running?)")),
+            false => HostError::Dbus { tried, source: Box::new(e) },
+        }
+    }
+}
+
+fn path(text: &str) -> Result<ObjectPath<'_>, HostError> {
+    ObjectPath::try_from(text).map_err(|e| HostError::Other(format!("'{text}' is not a D-Bus path: {e}")))
+}
+
+impl NetworkManager {
+    /// Connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS) and starts listening.
+    pub async fn connect() -> Result<Self, HostError> {
+        let bus = zbus::connection::Builder::system().method_timeout(CALL_TIMEOUT).build().await.map_err(failed("connecting to the system bus"))?;
+        let events = monitor::start(&bus).await?;
+        Ok(NetworkManager { bus, events })
+    }
+
+    /// Counts signals of NetworkManager.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.events.clone()
+    }
+
+    /// The manager object.
+    pub(crate) async fn manager(&self) -> Result<ManagerProxy<'_>, HostError> {
+        ManagerProxy::builder(&self.bus).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching NetworkManager"))
+    }
+
+    async fn connection(&self, at: &str) -> Result<ConnectionProxy<'_>, HostError> {
+        let at = path(at)?.into_owned();
+        ConnectionProxy::builder(&self.bus).path(at).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching a profile"))
+    }
+
+    async fn device(&self, at: &str) -> Result<DeviceProxy<'_>, HostError> {
+        let at = path(at)?.into_owned();
+        DeviceProxy::builder(&self.bus).path(at).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching a device"))
+    }
+
+    /// Fills in devices, profiles, DNS, static host name and version. One GetManagedObjects, then all profiles at once.
+    pub async fn fill(&self, facts: &mut Facts) -> Result<(), HostError> {
+        let objects = self.objects().await?;
+        let mut actives: HashMap<String, Active> = HashMap::new();
+        let mut settings = FuturesUnordered::new();
+        for (at, interfaces) in &objects {
+            for (interface, properties) in interfaces {
+                match interface.as_str() {
+                    "org.freedesktop.NetworkManager" => {
+                        facts.nm_version = string(properties, "Version");
+                        facts.dns.global = global_dns(properties);
+                    }
+                    "org.freedesktop.NetworkManager.Settings" => {
+                        facts.hostname.config = Some(string(properties, "Hostname")).filter(|h| !h.is_empty());
+                    }
+                    "org.freedesktop.NetworkManager.DnsManager" => running_dns(properties, &mut facts.dns),
+                    "org.freedesktop.NetworkManager.Connection.Active" => {
+                        let active = Active { path: at.to_string(), uuid: string(properties, "Uuid"), state: number(properties, "State"), flags: number(properties, "StateFlags") };
+                        actives.insert(at.to_string(), active);
+                    }
+                    "org.freedesktop.NetworkManager.Settings.Connection" => settings.push(self.saved(at.to_string(), properties)),
+                    _ => {}
+                }
+            }
+        }
+        while let Some(saved) = settings.next().await {
+            facts.profiles.extend(saved?);
+        }
+        facts.profiles.sort_by(|a, b| a.path.cmp(&b.path));
+        for (at, interfaces) in &objects {
+            if let Some((_, properties)) = interfaces.iter().find(|(i, _)| i.as_str() == "org.freedesktop.NetworkManager.Device") {
+                facts.devices.push(device(at.to_string(), properties, &actives));
+            }
+        }
+        facts.devices.sort_by(|a, b| a.interface.cmp(&b.interface));
+        Ok(())
+    }
+
+    async fn objects(&self) -> Result<ManagedObjects, HostError> {
+        let objects = ObjectManagerProxy::builder(&self.bus).destination(SERVICE).path("/org/freedesktop").cache_properties(CacheProperties::No).build().await.map_err(failed("reaching NetworkManager"))?;
+        objects.get_managed_objects().await.map_err(|e| failed("reading NetworkManager's objects")(e.into()))
+    }
+
+    /// A profile; None where it went away meanwhile.
+    async fn saved(&self, at: String, properties: &Properties) -> Result<Option<SavedProfile>, HostError> {
+        match self.connection(&at).await?.get_settings().await {
+            Ok(settings) => Ok(Some(SavedProfile {
+                profile: codec::decode(&settings),
+                unsaved: property_bool(properties, "Unsaved"),
+                flags: number(properties, "Flags"),
+                filename: string(properties, "Filename"),
+                path: at,
+            })),
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod" || name.as_str() == "org.freedesktop.DBus.Error.UnknownObject" => Ok(None),
+            Err(e) => Err(failed(format!("reading profile {at}"))(e)),
+        }
+    }
+
+    /// AddConnection2, or Update2 of the profile at `at`. Gives the path. Autoconnect is held back: activation is ours to order.
+    pub async fn save(&self, label: &str, profile: &Profile, at: Option<&str>, memory_only: bool) -> Result<String, HostError> {
+        // NM_SETTINGS_ADD_CONNECTION2_FLAG_*/UPDATE2_FLAG_*: TO_DISK 1, IN_MEMORY 2, BLOCK_AUTOCONNECT 32
+        let flags = if memory_only { 2 } else { 1 } | 32;
+        let tried = format!("saving the profile of {label}");
+        match at {
+            Some(at) => {
+                let connection = self.connection(at).await?;
+                let mut settings = codec::encode(profile);
+                self.keep_secrets(&connection, &mut settings).await;
+                connection.update2(settings, flags, HashMap::new()).await.map_err(failed(tried))?;
+                Ok(at.to_owned())
+            }
+            None => {
+                let manager = SettingsManagerProxy::builder(&self.bus).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching NetworkManager"))?;
+                let (at, _) = manager.add_connection2(codec::encode(profile), flags, HashMap::new()).await.map_err(failed(tried))?;
+                Ok(at.to_string())
+            }
+        }
+    }
+
+    /// GetSettings leaves secrets out, and Update2 without them would erase them.
+    async fn keep_secrets(&self, connection: &ConnectionProxy<'_>, settings: &mut proxy::Settings<'_>) {
+        for name in ["802-1x", "macsec", "wireguard", "vpn"].into_iter().filter(|n| settings.contains_key(*n)).collect::<Vec<_>>() {
+            let Ok(secrets) = connection.get_secrets(name).await else { continue };
+            for (setting, keys) in secrets {
+                let slot = settings.entry(setting).or_default();
+                for (key, value) in keys {
+                    slot.entry(key).or_insert(Variant::from(value));
+                }
+            }
+        }
+    }
+
+    /// Deletes a profile; one that is gone already is fine.
+    pub async fn forget(&self, label: &str, at: &str) -> Result<(), HostError> {
+        gone_is_fine(self.connection(at).await?.delete().await).map_err(failed(format!("deleting the profile of {label}")))
+    }
+
+    /// Activates the profile at `connection` on the device at `device`; None lets NetworkManager make it.
+    pub async fn activate(&self, label: &str, connection: &str, device: Option<&str>) -> Result<(), HostError> {
+        let root = path("/")?;
+        let device = device.map(path).transpose()?.unwrap_or_else(|| root.clone());
+        let done = self.manager().await?.activate_connection(&path(connection)?, &device, &root).await;
+        done.map(|_| ()).map_err(failed(format!("activating the profile of {label}")))
+    }
+
+    /// Reapplies the device's profile as it is saved. False where NetworkManager says that a change needs activation.
+    pub async fn reapply(&self, at: &str) -> Result<bool, HostError> {
+        Ok(self.device(at).await?.reapply(HashMap::new(), 0, 0).await.is_ok())
+    }
+
+    /// Takes a device down and keeps it from connecting by itself; one that is down already is fine.
+    pub async fn disconnect(&self, label: &str, at: &str) -> Result<(), HostError> {
+        gone_is_fine(self.device(at).await?.disconnect().await).map_err(failed(format!("disconnecting {label}")))
+    }
+
+    /// Removes a software link; one that is gone already is fine.
+    pub async fn remove_link(&self, label: &str, at: &str) -> Result<(), HostError> {
+        gone_is_fine(self.device(at).await?.delete().await).map_err(failed(format!("removing the link {label}")))
+    }
+
+    /// Sets or clears the global DNS configuration.
+    pub async fn set_global_dns(&self, dns: Option<&GlobalDns>) -> Result<(), HostError> {
+        let mut value: HashMap<String, Variant<'_>> = HashMap::new();
+        if let Some(GlobalDns { servers, searches, options }) = dns {
+            let any: HashMap<String, Variant<'_>> = [("servers".to_owned(), Variant::from(servers.clone()))].into();
+            let domains: HashMap<String, Variant<'_>> = [("*".to_owned(), Variant::from(any))].into();
+            value.insert("domains".to_owned(), Variant::from(domains));
+            value.insert("searches".to_owned(), Variant::from(searches.clone()));
+            value.insert("options".to_owned(), Variant::from(options.clone()));
+        }
+        self.manager().await?.set_global_dns_configuration(value).await.map_err(failed("setting the global DNS configuration"))
+    }
+}
+
+/// What we wanted away is away.
+fn gone_is_fine(answer: zbus::Result<()>) -> zbus::Result<()> {
+    match answer {
+        Err(zbus::Error::MethodError(name, ..))
+            if matches!(
+                name.as_str(),
+                "org.freedesktop.DBus.Error.UnknownMethod"
+                    | "org.freedesktop.DBus.Error.UnknownObject"
+                    | "org.freedesktop.NetworkManager.Device.NotActive"
+                    | "org.freedesktop.NetworkManager.Device.NotSoftware"
+                    | "org.freedesktop.NetworkManager.UnknownDevice"
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn string(properties: &Properties, key: &str) -> String {
+    match codec::property(properties, key) {
+        Some(Value::Str(s)) => s,
+        _ => String::new(),
+    }
+}
+
+fn number(properties: &Properties, key: &str) -> u32 {
+    match codec::property(properties, key) {
+        Some(Value::U32(n)) => n,
+        _ => 0,
+    }
+}
+
+fn property_bool(properties: &Properties, key: &str) -> bool {
+    codec::property(properties, key) == Some(Value::Bool(true))
+}
+
+fn device(path: String, properties: &Properties, actives: &HashMap<String, Active>) -> Device {
+    let reason = match properties.get("StateReason").map(|v| &**v) {
+        Some(Variant::Structure(s)) => match s.fields().get(1) {
+            Some(Variant::U32(n)) => *n,
+            _ => 0,
+        },
+        _ => 0,
+    };
+    Device {
+        path,
+        interface: string(properties, "Interface"),
+        device_type: number(properties, "DeviceType"),
+        state: number(properties, "State"),
+        reason,
+        managed: property_bool(properties, "Managed"),
+        real: property_bool(properties, "Real"),
+        active: actives.get(&string(properties, "ActiveConnection")).cloned(),
+        autoconnect: property_bool(properties, "Autoconnect"),
+    }
+}
+
+fn strs(d: &Dict, key: &str) -> Vec<String> {
+    match d.get(key) {
+        Some(Value::Strs(v)) => v.clone(),
+        _ => vec![],
+    }
+}
+
+fn global_dns(properties: &Properties) -> Option<GlobalDns> {
+    let Some(Value::Dict(d)) = codec::property(properties, "GlobalDnsConfiguration") else { return None };
+    let servers = match d.get("domains") {
+        Some(Value::Dict(domains)) => match domains.get("*") {
+            Some(Value::Dict(any)) => strs(any, "servers"),
+            _ => vec![],
+        },
+        _ => vec![],
+    };
+    let dns = GlobalDns { servers, searches: strs(&d, "searches"), options: strs(&d, "options") };
+    (dns != GlobalDns::default()).then_some(dns)
+}
+
+fn running_dns(properties: &Properties, dns: &mut Dns) {
+    let Some(Value::Dicts(entries)) = codec::property(properties, "Configuration") else { return };
+    let priority = |d: &Dict| match d.get("priority") {
+        Some(Value::I32(p)) => *p,
+        _ => 0,
+    };
+    let mut entries = entries;
+    entries.sort_by_key(priority);
+    for entry in &entries {
+        for (list, key) in [(&mut dns.servers, "nameservers"), (&mut dns.searches, "domains")] {
+            for item in strs(entry, key) {
+                if !list.contains(&item) {
+                    list.push(item);
+                }
+            }
+        }
+    }
+}

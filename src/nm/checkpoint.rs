@@ -1,0 +1,64 @@
+//! NetworkManager's checkpoints: taken over all devices, ours alone, rolled back by its own timer if we die.
+
+use std::time::Duration;
+
+use crate::host::HostError;
+
+use super::{NetworkManager, failed, path};
+
+/// DELETE_NEW_CONNECTIONS 0x2 and DISCONNECT_NEW_DEVICES 0x4.
+const FLAGS: u32 = 0x2 | 0x4;
+/// TRACK_INTERNAL_GLOBAL_DNS, since NetworkManager 1.48; earlier ones refuse it.
+const TRACK_GLOBAL_DNS: u32 = 0x20;
+
+/// A fresh checkpoint.
+pub struct Taken {
+    /// D-Bus path.
+    pub path: String,
+    /// NetworkManager puts the global DNS configuration back itself.
+    pub covers_global_dns: bool,
+}
+
+fn seconds(ttl: Duration) -> u32 {
+    u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1)
+}
+
+/// Paths of all checkpoints in force.
+pub async fn list(nm: &NetworkManager) -> Result<Vec<String>, HostError> {
+    let all = nm.manager().await?.checkpoints().await.map_err(failed("listing checkpoints"))?;
+    Ok(all.iter().map(ToString::to_string).collect())
+}
+
+/// Takes one over all devices.
+pub async fn create(nm: &NetworkManager, ttl: Duration) -> Result<Taken, HostError> {
+    if let Some(path) = list(nm).await?.into_iter().next() {
+        return Err(HostError::ForeignCheckpoint { path });
+    }
+    let manager = nm.manager().await?;
+    if let Ok(path) = manager.checkpoint_create(&[], seconds(ttl), FLAGS | TRACK_GLOBAL_DNS).await {
+        return Ok(Taken { path: path.to_string(), covers_global_dns: true });
+    }
+    let path = manager.checkpoint_create(&[], seconds(ttl), FLAGS).await.map_err(failed("taking a checkpoint"))?;
+    Ok(Taken { path: path.to_string(), covers_global_dns: false })
+}
+
+/// Its time starts afresh: it ends `ttl` from now.
+pub async fn extend(nm: &NetworkManager, at: &str, ttl: Duration) -> Result<(), HostError> {
+    nm.manager().await?.checkpoint_adjust_rollback_timeout(&path(at)?, seconds(ttl)).await.map_err(failed("extending the checkpoint"))
+}
+
+/// Keeps the changes.
+pub async fn destroy(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
+    nm.manager().await?.checkpoint_destroy(&path(at)?).await.map_err(failed("committing the checkpoint"))
+}
+
+/// Restores; an error names the devices that could not be.
+pub async fn rollback(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
+    let devices = nm.manager().await?.checkpoint_rollback(&path(at)?).await.map_err(failed("rolling back the checkpoint"))?;
+    // NM_ROLLBACK_RESULT_*: 0 ok, 1 no device, 2 unmanaged, 3 failed. A device that is gone cannot be restored and need not be.
+    let stuck: Vec<&str> = devices.iter().filter(|(_, result)| **result == 3).map(|(path, _)| path.as_str()).collect();
+    match stuck.is_empty() {
+        true => Ok(()),
+        false => Err(HostError::Other(format!("NetworkManager could not restore {}", stuck.join(", ")))),
+    }
+}
