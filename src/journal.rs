@@ -27,14 +27,27 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Self, HostError> {
         fs::create_dir_all(dir).map_err(|e| failed("making", dir, &e))?;
         let path = dir.join("lock");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| failed("opening", &path, &e))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| failed("opening", &path, &e))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
-            return Err(HostError::Other(format!("another netwright is at work on this node: {} ({})", holder.trim(), path.display())));
+            return Err(HostError::Other(format!(
+                "another netwright is at work on this node: {} ({})",
+                holder.trim(),
+                path.display()
+            )));
         }
         let command = std::env::args().take(2).collect::<Vec<_>>().join(" ");
-        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "pid {} {command}", std::process::id()));
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "pid {} {command}", std::process::id()));
         Ok(Lock { _file: file })
     }
 }
@@ -57,14 +70,23 @@ pub struct Entry {
 }
 
 fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 impl Entry {
     /// An entry of this boot.
     pub fn new(phase: Phase, checkpoint: Option<&str>, dns: Option<&GlobalDns>) -> Self {
         let parts = |d: &GlobalDns| (d.servers.clone(), d.searches.clone(), d.options.clone());
-        Entry { phase, checkpoint: checkpoint.map(str::to_owned), global_dns: dns.map(parts), boot_id: boot_id(), policy: String::new() }
+        Entry {
+            phase,
+            checkpoint: checkpoint.map(str::to_owned),
+            global_dns: dns.map(parts),
+            boot_id: boot_id(),
+            policy: String::new(),
+        }
     }
 }
 
@@ -90,7 +112,10 @@ impl Journal {
     /// The journal in this folder.
     pub fn open(dir: &Path) -> Result<Self, HostError> {
         fs::create_dir_all(dir).map_err(|e| failed("making", dir, &e))?;
-        Ok(Journal { path: dir.join("journal.json"), policy: std::sync::Mutex::default() })
+        Ok(Journal {
+            path: dir.join("journal.json"),
+            policy: std::sync::Mutex::default(),
+        })
     }
 
     /// Names the policy of the entries to come.
@@ -100,8 +125,16 @@ impl Journal {
 
     /// Writes an entry so that it survives a power cut.
     pub fn write(&self, entry: &Entry) -> Result<(), HostError> {
-        let policy = self.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let text = serde_json::to_string(&Entry { policy, ..entry.clone() }).map_err(|e| HostError::Other(e.to_string()))?;
+        let policy = self
+            .policy
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
+        let text = serde_json::to_string(&Entry {
+            policy,
+            ..entry.clone()
+        })
+        .map_err(|e| HostError::Other(e.to_string()))?;
         let fresh = self.path.with_extension("new");
         let put = || -> std::io::Result<()> {
             let mut file = File::create(&fresh)?;
@@ -132,11 +165,16 @@ impl Journal {
         if entry.boot_id == boot_id() {
             let ours = entry.checkpoint.as_ref();
             if let Some(at) = ours
-                && checkpoint::list(nm).await?.contains(at) {
+                && checkpoint::list(nm).await?.contains(at)
+            {
                 checkpoint::rollback(nm, at).await?;
                 done = "rolled back";
             }
-            let before = entry.global_dns.clone().map(|(servers, searches, options)| GlobalDns { servers, searches, options });
+            let before = entry.global_dns.clone().map(|(servers, searches, options)| GlobalDns {
+                servers,
+                searches,
+                options,
+            });
             let mut now = crate::facts::Facts::default();
             nm.fill(&mut now).await?;
             if now.dns.global != before {
@@ -147,13 +185,23 @@ impl Journal {
         }
         self.clear();
         let message = format!("netwright ended during phase {} ({done})", entry.phase.word());
-        Ok(Some(Recovered { policy: entry.policy, phase: Some(entry.phase), message }))
+        Ok(Some(Recovered {
+            policy: entry.policy,
+            phase: Some(entry.phase),
+            message,
+        }))
     }
 
     fn put_aside(&self, why: &str) -> Result<Recovered, HostError> {
-        let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let stamp = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
         let aside = self.path.with_extension(format!("unreadable-{stamp}"));
         fs::rename(&self.path, &aside).map_err(|e| failed("moving aside", &self.path, &e))?;
-        Ok(Recovered { policy: String::new(), phase: None, message: format!("the journal could not be read ({why}) and is now {}", aside.display()) })
+        Ok(Recovered {
+            policy: String::new(),
+            phase: None,
+            message: format!("the journal could not be read ({why}) and is now {}", aside.display()),
+        })
     }
 }

@@ -21,6 +21,7 @@ pub mod facts;
 pub mod host;
 pub mod journal;
 pub mod kernel;
+pub mod log;
 pub mod nm;
 pub mod plan;
 pub mod probe;

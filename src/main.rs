@@ -1,1 +1,5 @@
-fn main() {}
+//! The `netwright` command.
+
+fn main() -> std::process::ExitCode {
+    netwright::cli::main()
+}

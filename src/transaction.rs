@@ -134,12 +134,7 @@ impl Setback {
 }
 
 /// Runs one transaction. Everything that a reviewer must trust about losing a node is in this function.
-pub async fn run<H: Host>(
-    host: &H,
-    prober: &Prober,
-    desired: &NetworkState,
-    options: &Options,
-) -> Report {
+pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, options: &Options) -> Report {
     let started = Instant::now();
     let mut report = Report {
         outcome: Outcome::Unchanged,
@@ -159,32 +154,24 @@ pub async fn run<H: Host>(
                     phase: Phase::Checkpoint,
                     cause: chain(&e),
                 },
-                Ok(checkpoint) => match attempt(
-                    host,
-                    prober,
-                    &baseline,
-                    &plan,
-                    options,
-                    &checkpoint,
-                    &mut report,
-                )
-                .await
-                {
-                    Ok(()) => Outcome::Applied,
-                    Err(setback) => {
-                        roll_back(
-                            host,
-                            prober,
-                            &baseline,
-                            &plan,
-                            options,
-                            &checkpoint,
-                            setback,
-                            &mut report,
-                        )
-                        .await
+                Ok(checkpoint) => {
+                    match attempt(host, prober, &baseline, &plan, options, &checkpoint, &mut report).await {
+                        Ok(()) => Outcome::Applied,
+                        Err(setback) => {
+                            roll_back(
+                                host,
+                                prober,
+                                &baseline,
+                                &plan,
+                                options,
+                                &checkpoint,
+                                setback,
+                                &mut report,
+                            )
+                            .await
+                        }
                     }
-                },
+                }
             }
         }
     };
@@ -215,20 +202,12 @@ async fn decide<H: Host>(
         plan.lines.len(),
         plan.touched.len()
     );
-    report.plan = if plan.is_empty() {
-        vec![]
-    } else {
-        plan.lines.clone()
-    };
+    report.plan = if plan.is_empty() { vec![] } else { plan.lines.clone() };
     report.warnings.clone_from(&plan.warnings);
     Ok(plan)
 }
 
-async fn take_checkpoint<H: Host>(
-    host: &H,
-    budget: Duration,
-    options: &Options,
-) -> Result<Checkpoint, HostError> {
+async fn take_checkpoint<H: Host>(host: &H, budget: Duration, options: &Options) -> Result<Checkpoint, HostError> {
     let checkpoint = host.checkpoint(budget + VERIFY_LIMIT + MARGIN).await?;
     info!(policy = options.policy, phase = "checkpoint", "taken");
     Ok(checkpoint)
@@ -349,16 +328,8 @@ async fn roll_back<H: Host>(
     setback: Setback,
     report: &mut Report,
 ) -> Outcome {
-    let Setback {
-        phase,
-        cause,
-        probes,
-    } = setback;
-    warn!(
-        policy = options.policy,
-        phase = phase.word(),
-        "{cause}; rolling back"
-    );
+    let Setback { phase, cause, probes } = setback;
+    warn!(policy = options.policy, phase = phase.word(), "{cause}; rolling back");
     let mut undone = host.rollback(checkpoint).await;
     if undone.is_err() {
         undone = host.rollback(checkpoint).await;
@@ -369,26 +340,14 @@ async fn roll_back<H: Host>(
             rollback: chain(&stuck),
         };
     }
-    info!(
-        policy = options.policy,
-        phase = "rollback",
-        "everything is as it was"
-    );
+    info!(policy = options.policy, phase = "rollback", "everything is as it was");
     if phase != Phase::Probe {
         return Outcome::Failed { phase, cause };
     }
     report.probes = probes;
-    let again = tokio::time::timeout(
-        AFTER_ROLLBACK,
-        prober.prove(baseline, &plan.touched, &Eyes(host)),
-    )
-    .await;
+    let again = tokio::time::timeout(AFTER_ROLLBACK, prober.prove(baseline, &plan.touched, &Eyes(host))).await;
     match again {
-        Ok(Ok(_)) => info!(
-            policy = options.policy,
-            phase = "rollback",
-            "the probes pass again"
-        ),
+        Ok(Ok(_)) => info!(policy = options.policy, phase = "rollback", "the probes pass again"),
         Ok(Err(failure)) => warn!(
             policy = options.policy,
             phase = "rollback",
@@ -409,25 +368,13 @@ fn log_end(options: &Options, report: &Report) {
     let policy = &options.policy;
     let took = report.duration.as_millis();
     match &report.outcome {
-        Outcome::Unchanged => info!(
-            policy,
-            phase = "plan",
-            "nothing differs, nothing touched ({took} ms)"
-        ),
+        Outcome::Unchanged => info!(policy, phase = "plan", "nothing differs, nothing touched ({took} ms)"),
         Outcome::Applied => info!(policy, phase = "commit", "applied in {took} ms"),
         Outcome::Refused(fault) => {
             warn!(policy, phase = "plan", "refused, nothing touched: {fault}")
         }
-        Outcome::Failed { phase, cause } => warn!(
-            policy,
-            phase = phase.word(),
-            "failed after {took} ms: {cause}"
-        ),
-        Outcome::ProbeFailed { cause } => warn!(
-            policy,
-            phase = "rollback",
-            "rolled back after {took} ms: {cause}"
-        ),
+        Outcome::Failed { phase, cause } => warn!(policy, phase = phase.word(), "failed after {took} ms: {cause}"),
+        Outcome::ProbeFailed { cause } => warn!(policy, phase = "rollback", "rolled back after {took} ms: {cause}"),
         Outcome::Stuck { cause, rollback } => tracing::error!(
             policy,
             phase = "rollback",

@@ -37,10 +37,7 @@ pub fn read(text: &str) -> Result<Value, Invalid> {
     match documents.len() {
         0 => Ok(Value::Null),
         1 => Ok(documents.remove(0)),
-        n => Err(Invalid::new(
-            "document",
-            format!("{n} documents where one is expected"),
-        )),
+        n => Err(Invalid::new("document", format!("{n} documents where one is expected"))),
     }
 }
 
@@ -57,28 +54,19 @@ mod tests {
     #[test]
     fn reads_scalars_as_kubectl_does() {
         let text = "a: yes\nb: 017\nc: 52:55:00:01:56:00\nd: ::1\ne: 1_000\nf: 0x10\n";
-        let want =
-            json!({"a": true, "b": 15, "c": "52:55:00:01:56:00", "d": "::1", "e": 1000, "f": 16});
+        let want = json!({"a": true, "b": 15, "c": "52:55:00:01:56:00", "d": "::1", "e": 1000, "f": 16});
         assert_eq!(read(text).unwrap(), want);
     }
 
     #[test]
     fn refuses_duplicate_keys_and_huge_texts() {
-        assert!(
-            read("a: 1\na: 2\n")
-                .unwrap_err()
-                .to_string()
-                .contains("line 2")
-        );
+        assert!(read("a: 1\na: 2\n").unwrap_err().to_string().contains("line 2"));
         assert!(read(&"#".repeat(MAX_BYTES + 1)).is_err());
     }
 
     #[test]
     fn prints_strings_that_look_like_other_things_quoted() {
         let text = write(&json!({"a": "on", "b": "52:55:00:01:56:00"}));
-        assert_eq!(
-            read(&text).unwrap(),
-            json!({"a": "on", "b": "52:55:00:01:56:00"})
-        );
+        assert_eq!(read(&text).unwrap(), json!({"a": "on", "b": "52:55:00:01:56:00"}));
     }
 }

@@ -32,15 +32,13 @@ struct Case {
 
 async fn apply(host: &FakeHost, document: &Value) -> Outcome {
     let state = NetworkState::from_json(document.clone()).expect("a given document parses");
-    run(host, &Prober::none(), &state, &Options::default())
-        .await
-        .outcome
+    run(host, &Prober::none(), &state, &Options::default()).await.outcome
 }
 
 async fn check(path: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
-    let case: Case = serde_json::from_value(yaml::read(&text).map_err(|e| e.to_string())?)
-        .map_err(|e| e.to_string())?;
+    let case: Case =
+        serde_json::from_value(yaml::read(&text).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     let cards: Vec<&str> = case.cards.iter().map(String::as_str).collect();
     let host = FakeHost::with_cards(&cards);
     for document in &case.given {
@@ -49,8 +47,7 @@ async fn check(path: &Path) -> Result<(), String> {
             return Err(format!("a given document was not applied: {outcome:?}"));
         }
     }
-    let got =
-        NetworkState::from_json(case.desired.clone()).and_then(|wish| plan(&wish, &host.now()));
+    let got = NetworkState::from_json(case.desired.clone()).and_then(|wish| plan(&wish, &host.now()));
     let plan_ = match (got, &case.error) {
         (Err(fault), Some(error)) if fault.to_string() == *error => return Ok(()),
         (Err(fault), _) => return Err(format!("refused: {fault}")),
@@ -93,10 +90,7 @@ async fn check(path: &Path) -> Result<(), String> {
 }
 
 fn cases(folder: &Path, out: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder)
-        .expect("tests/golden is there")
-        .flatten()
-    {
+    for entry in std::fs::read_dir(folder).expect("tests/golden is there").flatten() {
         match entry.path() {
             path if path.is_dir() => cases(&path, out),
             path if path.extension().is_some_and(|e| e == "yaml") => out.push(path),
@@ -120,10 +114,7 @@ async fn golden() {
     let mut failed = vec![];
     for path in &files {
         if let Err(why) = check(path).await {
-            failed.push(format!(
-                "{}: {why}",
-                path.strip_prefix(&root).unwrap_or(path).display()
-            ));
+            failed.push(format!("{}: {why}", path.strip_prefix(&root).unwrap_or(path).display()));
         }
     }
     assert!(

@@ -1,1 +1,163 @@
-//! cli
+//! The command line: arguments, then one call each. stdout is the result, stderr the log.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{agent, controller, log};
+
+mod apply;
+mod show;
+
+/// Exit code for text that is wrong (`EX_DATAERR` of sysexits.h).
+const DATA_ERROR: u8 = 65;
+
+/// The network of Kubernetes nodes under kubectl.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    /// Tell more: once for debug, twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Form of the log on stderr; under systemd it goes to the journal.
+    #[arg(long, global = true, default_value = "text")]
+    log_format: log::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print what the node looks like.
+    Show {
+        /// Only this interface, its routes and rules.
+        interface: Option<String>,
+        /// JSON instead of YAML.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the node look like a document or a policy's desiredState; keep it only if the node still reaches its gateway and DNS.
+    Apply(apply::Apply),
+    /// Print what `apply` would change, one line a property.
+    Plan {
+        /// Files; `-` or none is stdin.
+        files: Vec<PathBuf>,
+    },
+    /// Run on a node: apply policies, publish state and enactments.
+    Agent(AgentArgs),
+    /// Run once per cluster: grant slots, keep policy status.
+    Controller(controller::Config),
+    /// Print what `agent --policy-dir` did, as kubectl would.
+    Status {
+        /// Where the agent writes.
+        #[arg(long, default_value = "/run/netwright")]
+        run_dir: PathBuf,
+    },
+    /// Print the custom resource definitions.
+    Crd,
+    /// Print the version.
+    Version,
+}
+
+/// Flags of `netwright agent`.
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// The Node this runs on.
+    #[arg(long, env = "NODE_NAME", default_value_t = hostname())]
+    node_name: String,
+    /// Credentials; inside a cluster the service account's.
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Lock and journal.
+    #[arg(long, default_value = "/var/lib/netwright")]
+    state_dir: PathBuf,
+    /// Enactments and state of --policy-dir.
+    #[arg(long, default_value = "/run/netwright")]
+    run_dir: PathBuf,
+    /// Take policies from this folder instead of an apiserver.
+    #[arg(long)]
+    policy_dir: Option<PathBuf>,
+    /// How long a probe may take to pass after a change, in seconds.
+    #[arg(long, default_value_t = 120)]
+    probe_timeout: u64,
+    /// Ask name servers for this host instead of the root servers' zone.
+    #[arg(long, env = "PROBE_DNS_HOST")]
+    probe_dns_host: Option<String>,
+    /// How often an apply is tried again after a probe failed.
+    #[arg(long, default_value_t = 1)]
+    probe_retries: u32,
+    /// How often an apply is tried that failed before the network was at risk.
+    #[arg(long, env = "NNCP_MAX_RETRIES", default_value_t = 5)]
+    max_retries: u32,
+    /// First pause between those tries, in seconds; it doubles.
+    #[arg(long, env = "NNCP_INITIAL_BACKOFF_SECONDS", default_value_t = 1)]
+    initial_backoff: u64,
+    /// Longest pause, in seconds.
+    #[arg(long, env = "NNCP_MAX_BACKOFF_SECONDS", default_value_t = 30)]
+    max_backoff: u64,
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+impl From<AgentArgs> for agent::Config {
+    fn from(a: AgentArgs) -> Self {
+        agent::Config {
+            node_name: a.node_name,
+            kubeconfig: a.kubeconfig,
+            state_dir: a.state_dir,
+            run_dir: a.run_dir,
+            policy_dir: a.policy_dir,
+            probe_timeout: Duration::from_secs(a.probe_timeout),
+            probe_dns_host: a.probe_dns_host,
+            probe_retries: a.probe_retries,
+            max_retries: a.max_retries,
+            initial_backoff: Duration::from_secs(a.initial_backoff),
+            max_backoff: Duration::from_secs(a.max_backoff),
+        }
+    }
+}
+
+/// Parses the arguments and runs; prints an error once, with its causes.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // only fails where a provider is installed already
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    log::init(cli.log_format, cli.verbose);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("netwright: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("netwright: {}", crate::error::chain(e.as_ref()));
+            let data = e.downcast_ref::<crate::error::Invalid>().is_some();
+            if data {
+                ExitCode::from(DATA_ERROR)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Show { interface, json } => show::run(interface.as_deref(), json).await?,
+        Command::Apply(args) => return apply::run(args).await,
+        Command::Plan { files } => apply::plan(&files).await?,
+        Command::Agent(args) => agent::run(args.into()).await?,
+        Command::Controller(config) => controller::run(config).await?,
+        Command::Status { run_dir } => print!("{}", agent::standalone::status(&run_dir)?),
+        Command::Crd => print!("{}", crate::api::crds_yaml()),
+        Command::Version => println!("{}", env!("CARGO_PKG_VERSION")),
+    }
+    Ok(ExitCode::SUCCESS)
+}

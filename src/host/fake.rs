@@ -71,9 +71,7 @@ impl FakeHost {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Machine> {
-        self.machine
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.machine.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn call(&self, what: &str) -> Result<(), HostError> {
@@ -169,15 +167,12 @@ impl Machine {
                 self.facts.profiles.retain(|p| p.path != *path);
                 self.deactivate(iface, |a| a.uuid == *uuid);
             }
-            Step::Activate { iface, uuid } | Step::Reapply { iface, uuid } if !self.deaf => {
-                self.activate(iface, uuid)
-            }
+            Step::Activate { iface, uuid } | Step::Reapply { iface, uuid } if !self.deaf => self.activate(iface, uuid),
             Step::Activate { .. } | Step::Reapply { .. } => {}
             Step::Disconnect { iface } => self.deactivate(iface, |_| true),
             Step::RemoveLink { iface } => self.remove_link(iface),
             Step::GlobalDns(dns) => {
-                self.facts.dns.servers =
-                    dns.as_ref().map(|d| d.servers.clone()).unwrap_or_default();
+                self.facts.dns.servers = dns.as_ref().map(|d| d.servers.clone()).unwrap_or_default();
                 self.facts.dns.global.clone_from(dns);
             }
         }
@@ -259,12 +254,7 @@ impl Machine {
             link.mtu = u32::try_from(mtu).ok();
         }
         if let Some(Value::Bytes(mac)) = profile.get("802-3-ethernet", "cloned-mac-address") {
-            link.mac = Some(
-                mac.iter()
-                    .map(|b| format!("{b:02X}"))
-                    .collect::<Vec<_>>()
-                    .join(":"),
-            );
+            link.mac = Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"));
         }
         if link.kind.as_deref() == Some("bridge") {
             link.data = Some(InfoData::Bridge(bridge(&profile)));
@@ -289,10 +279,7 @@ impl Machine {
     }
 
     fn create(&mut self, iface: &str, profile: &Profile) {
-        let kind = profile
-            .str("connection", "type")
-            .unwrap_or_default()
-            .to_owned();
+        let kind = profile.str("connection", "type").unwrap_or_default().to_owned();
         self.add_link(iface, Some(&kind), 1, 30);
         if let Some(peer) = profile.str("veth", "peer").map(str::to_owned) {
             self.add_link(&peer, Some(&kind), 1, 30);
@@ -312,8 +299,7 @@ impl Machine {
         self.facts.addresses.retain(|a| a.link != index);
         for section in ["ipv4", "ipv6"] {
             for d in profile.dicts(section, "address-data") {
-                if let (Some(Value::Str(ip)), Some(Value::U32(prefix))) =
-                    (d.get("address"), d.get("prefix"))
+                if let (Some(Value::Str(ip)), Some(Value::U32(prefix))) = (d.get("address"), d.get("prefix"))
                     && let Ok(ip) = ip.parse::<IpAddr>()
                 {
                     let prefix = u8::try_from(*prefix).unwrap_or(0);
@@ -333,13 +319,8 @@ impl Machine {
     }
 
     fn routes(&mut self, index: u32, profile: &Profile) {
-        self.facts
-            .routes
-            .retain(|r| r.link != Some(index) || r.protocol != 4);
-        for d in ["ipv4", "ipv6"]
-            .iter()
-            .flat_map(|s| profile.dicts(s, "route-data"))
-        {
+        self.facts.routes.retain(|r| r.link != Some(index) || r.protocol != 4);
+        for d in ["ipv4", "ipv6"].iter().flat_map(|s| profile.dicts(s, "route-data")) {
             let text = |key: &str| match d.get(key) {
                 Some(Value::Str(s)) => Some(s.as_str()),
                 _ => None,

@@ -44,7 +44,13 @@ impl LiveHost {
         let kernel = Kernel::connect().await?;
         let nm = NetworkManager::connect().await?;
         let events = tokio::sync::Mutex::new((kernel.subscribe(), nm.subscribe()));
-        Ok(LiveHost { kernel, nm, known: Mutex::default(), journal: None, netlink: events })
+        Ok(LiveHost {
+            kernel,
+            nm,
+            known: Mutex::default(),
+            journal: None,
+            netlink: events,
+        })
     }
 
     /// Writes the journal before each phase from now on.
@@ -76,7 +82,12 @@ impl LiveHost {
     async fn carry_out(&self, step: &Step) -> Result<(), HostError> {
         let device = |iface: &str| self.known().devices.get(iface).cloned();
         match step {
-            Step::Save { iface, profile, path, memory_only } => {
+            Step::Save {
+                iface,
+                profile,
+                path,
+                memory_only,
+            } => {
                 let path = self.nm.save(iface, profile, path.as_deref(), *memory_only).await?;
                 let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
                 self.known().profiles.insert(uuid, path);
@@ -106,7 +117,9 @@ impl LiveHost {
             (known.profiles.get(uuid).cloned(), known.devices.get(iface).cloned())
         };
         let Some(connection) = connection else {
-            return Err(HostError::Other(format!("activating {iface}: NetworkManager has no profile {uuid}")));
+            return Err(HostError::Other(format!(
+                "activating {iface}: NetworkManager has no profile {uuid}"
+            )));
         };
         self.nm.activate(iface, &connection, device.as_deref()).await
     }
@@ -117,7 +130,9 @@ impl LiveHost {
         while begin.elapsed() < REST {
             let Ok(seen) = self.observe().await else { return };
             // a device that waits for DHCP is as it was before
-            let moving = |d: &&crate::facts::Device| d.managed && d.state != 70 && ((40..100).contains(&d.state) || d.state == 110);
+            let moving = |d: &&crate::facts::Device| {
+                d.managed && d.state != 70 && ((40..100).contains(&d.state) || d.state == 110)
+            };
             if !seen.facts.devices.iter().any(|d| moving(&d)) {
                 return;
             }
@@ -144,8 +159,14 @@ impl Host for LiveHost {
         facts.nm_version = said.nm_version;
         {
             let mut known = self.known();
-            known.devices = facts.devices.iter().map(|d| (d.interface.clone(), d.path.clone())).collect();
-            known.profiles.extend(facts.profiles.iter().map(|p| (p.uuid().to_owned(), p.path.clone())));
+            known.devices = facts
+                .devices
+                .iter()
+                .map(|d| (d.interface.clone(), d.path.clone()))
+                .collect();
+            known
+                .profiles
+                .extend(facts.profiles.iter().map(|p| (p.uuid().to_owned(), p.path.clone())));
             known.global_dns.clone_from(&facts.dns.global);
         }
         Ok(Observation::new(facts))
@@ -176,7 +197,10 @@ impl Host for LiveHost {
     }
 
     async fn execute(&self, wave: &[Step]) -> Result<(), HostError> {
-        join_all(wave.iter().map(|step| self.carry_out(step))).await.into_iter().collect()
+        join_all(wave.iter().map(|step| self.carry_out(step)))
+            .await
+            .into_iter()
+            .collect()
     }
 
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
@@ -191,7 +215,11 @@ impl Host for LiveHost {
         self.note(Phase::Rollback, Some(&at.path))?;
         let in_force = checkpoint::list(&self.nm).await?.contains(&at.path);
         // its timer may have run out while we waited for a dead bus: then NetworkManager did it
-        let restored = if in_force { checkpoint::rollback(&self.nm, &at.path).await } else { Ok(()) };
+        let restored = if in_force {
+            checkpoint::rollback(&self.nm, &at.path).await
+        } else {
+            Ok(())
+        };
         let dns = self.known().restore_dns.take();
         if let Some(before) = dns
             && self.observe().await?.facts.dns.global != before

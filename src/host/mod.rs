@@ -122,9 +122,7 @@ pub enum HostError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A checkpoint of somebody else is in force.
-    #[error(
-        "another NetworkManager checkpoint is active ({path}); its owner must commit or roll it back first"
-    )]
+    #[error("another NetworkManager checkpoint is active ({path}); its owner must commit or roll it back first")]
     ForeignCheckpoint {
         /// D-Bus object path.
         path: String,
@@ -139,26 +137,15 @@ pub trait Host: Send + Sync {
     /// One dump of kernel and NetworkManager.
     fn observe(&self) -> impl Future<Output = Result<Observation, HostError>> + Send;
     /// Takes a checkpoint over all devices that NetworkManager rolls back by itself after `ttl`.
-    fn checkpoint(
-        &self,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<Checkpoint, HostError>> + Send;
+    fn checkpoint(&self, ttl: Duration) -> impl Future<Output = Result<Checkpoint, HostError>> + Send;
     /// Starts the checkpoint's time afresh: it now ends `ttl` from now.
-    fn extend(
-        &self,
-        checkpoint: &Checkpoint,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<(), HostError>> + Send;
+    fn extend(&self, checkpoint: &Checkpoint, ttl: Duration) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Carries out steps that do not depend on one another: all sent at once, returns when all are answered; the first error wins.
     fn execute(&self, wave: &[Step]) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Keeps the changes.
-    fn commit(&self, checkpoint: &Checkpoint)
-    -> impl Future<Output = Result<(), HostError>> + Send;
+    fn commit(&self, checkpoint: &Checkpoint) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Restores what was, and waits until the devices have settled (no longer than 60 s).
-    fn rollback(
-        &self,
-        checkpoint: &Checkpoint,
-    ) -> impl Future<Output = Result<(), HostError>> + Send;
+    fn rollback(&self, checkpoint: &Checkpoint) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Returns at the next D-Bus or netlink event since the last `observe` began, or after `limit`. True if there was one.
     fn changed(&self, limit: Duration) -> impl Future<Output = bool> + Send;
 }

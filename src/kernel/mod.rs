@@ -8,9 +8,12 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop, State,
+    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop, State,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::sync::watch;
@@ -30,7 +33,10 @@ pub struct Kernel {
 }
 
 fn failed(tried: &str) -> impl FnOnce(std::io::Error) -> HostError + '_ {
-    move |e| HostError::Kernel { tried: tried.to_owned(), source: Box::new(e) }
+    move |e| HostError::Kernel {
+        tried: tried.to_owned(),
+        source: Box::new(e),
+    }
 }
 
 /// Every message of a dump that could be read. One that cannot be parsed must not hide the rest of the node.
@@ -41,7 +47,10 @@ async fn collect<T>(what: &str, stream: impl Stream<Item = Result<T, rtnetlink::
         match item {
             Ok(item) => all.push(item),
             Err(rtnetlink::Error::NetlinkError(e)) => {
-                return Err(HostError::Kernel { tried: format!("reading {what} from the kernel"), source: Box::new(rtnetlink::Error::NetlinkError(e)) });
+                return Err(HostError::Kernel {
+                    tried: format!("reading {what} from the kernel"),
+                    source: Box::new(rtnetlink::Error::NetlinkError(e)),
+                });
             }
             Err(e) => debug!("a {what} message of the kernel was skipped: {e}"),
         }
@@ -54,7 +63,10 @@ impl Kernel {
     pub async fn connect() -> Result<Self, HostError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(failed("opening a netlink socket"))?;
         tokio::spawn(connection);
-        Ok(Kernel { handle, events: monitor::start()? })
+        Ok(Kernel {
+            handle,
+            events: monitor::start()?,
+        })
     }
 
     /// Counts netlink events on links, addresses, routes and rules.
@@ -66,7 +78,11 @@ impl Kernel {
     pub async fn dump(&self) -> Result<Facts, HostError> {
         let links = async { collect("links", self.handle.link().get().execute()).await };
         let vlans = async {
-            let mut request = self.handle.link().get().set_filter_mask(AddressFamily::Bridge, vec![LinkExtentMask::BrvlanCompressed]);
+            let mut request = self
+                .handle
+                .link()
+                .get()
+                .set_filter_mask(AddressFamily::Bridge, vec![LinkExtentMask::BrvlanCompressed]);
             request.message_mut().header.interface_family = AddressFamily::Bridge;
             // a kernel without bridges answers EOPNOTSUPP
             Ok::<_, HostError>(collect("bridge VLANs", request.execute()).await.unwrap_or_default())
@@ -76,9 +92,22 @@ impl Kernel {
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let routes4 = async { collect("IPv4 routes", self.handle.route().get(v4).execute()).await };
         let routes6 = async { collect("IPv6 routes", self.handle.route().get(v6).execute()).await };
-        let rules4 = async { Ok::<_, HostError>(collect("IPv4 rules", self.handle.rule().get(IpVersion::V4).execute()).await.unwrap_or_default()) };
-        let rules6 = async { Ok::<_, HostError>(collect("IPv6 rules", self.handle.rule().get(IpVersion::V6).execute()).await.unwrap_or_default()) };
-        let (links, vlans, addresses, routes4, routes6, rules4, rules6) = futures::try_join!(links, vlans, addresses, routes4, routes6, rules4, rules6)?;
+        let rules4 = async {
+            Ok::<_, HostError>(
+                collect("IPv4 rules", self.handle.rule().get(IpVersion::V4).execute())
+                    .await
+                    .unwrap_or_default(),
+            )
+        };
+        let rules6 = async {
+            Ok::<_, HostError>(
+                collect("IPv6 rules", self.handle.rule().get(IpVersion::V6).execute())
+                    .await
+                    .unwrap_or_default(),
+            )
+        };
+        let (links, vlans, addresses, routes4, routes6, rules4, rules6) =
+            futures::try_join!(links, vlans, addresses, routes4, routes6, rules4, rules6)?;
         let mut facts = Facts {
             links: links.into_iter().map(link).collect(),
             addresses: addresses.into_iter().filter_map(address).collect(),
@@ -95,8 +124,12 @@ impl Kernel {
     /// Whether the kernel has a way to `to` (RTM_GETROUTE): false for no route, unreachable, blackhole and prohibit.
     pub async fn route_exists(&self, to: IpAddr, oif: Option<u32>) -> bool {
         let mut message = match to {
-            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
-            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(ip, 32)
+                .build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(ip, 128)
+                .build(),
         };
         message.attributes.extend(oif.map(RouteAttribute::Oif));
         let mut request = self.handle.route().get(message.clone());
@@ -153,14 +186,21 @@ fn info(l: &mut Link, info: LinkInfo) {
     match info {
         LinkInfo::Kind(kind) => l.kind = Some(kind.to_string()),
         LinkInfo::Data(data) => l.data = Some(data),
-        LinkInfo::PortData(InfoPortData::BridgePort(items)) => l.bridge_port = items.into_iter().filter(|i| !matches!(i, InfoBridgePort::Other(_))).collect(),
+        LinkInfo::PortData(InfoPortData::BridgePort(items)) => {
+            l.bridge_port = items
+                .into_iter()
+                .filter(|i| !matches!(i, InfoBridgePort::Other(_)))
+                .collect()
+        }
         _ => {}
     }
 }
 
 fn add_vlans(facts: &mut Facts, messages: Vec<LinkMessage>) {
     for message in messages {
-        let Some(link) = facts.links.iter_mut().find(|l| l.index == message.header.index) else { continue };
+        let Some(link) = facts.links.iter_mut().find(|l| l.index == message.header.index) else {
+            continue;
+        };
         for attribute in message.attributes {
             if let LinkAttribute::AfSpecBridge(specs) = attribute {
                 link.vlans = vlan_ranges(&specs);
@@ -194,7 +234,10 @@ fn vlan_filtering(facts: &Facts) -> Option<bool> {
         Some(InfoData::Bridge(info)) => Some(info),
         _ => None,
     });
-    bridges.next().map(|info| info.iter().any(|i| matches!(i, InfoBridge::VlanFiltering(_)))).or_else(sysfs::vlan_filtering)
+    bridges
+        .next()
+        .map(|info| info.iter().any(|i| matches!(i, InfoBridge::VlanFiltering(_))))
+        .or_else(sysfs::vlan_filtering)
 }
 
 fn address(message: AddressMessage) -> Option<Address> {
@@ -283,7 +326,9 @@ fn routes(message: RouteMessage) -> Vec<Route> {
             _ => {}
         }
     }
-    let Ok(net) = IpNet::new(destination, header.destination_prefix_length) else { return vec![] };
+    let Ok(net) = IpNet::new(destination, header.destination_prefix_length) else {
+        return vec![];
+    };
     route.destination = net;
     if route.table == LOCAL {
         return vec![];
@@ -298,7 +343,12 @@ fn routes(message: RouteMessage) -> Vec<Route> {
             _ => None,
         });
         // rtnh_hops is the weight less one
-        Route { gateway, link: Some(hop.interface_index), weight: Some(u16::from(hop.hops) + 1), ..route.clone() }
+        Route {
+            gateway,
+            link: Some(hop.interface_index),
+            weight: Some(u16::from(hop.hops) + 1),
+            ..route.clone()
+        }
     };
     hops.into_iter().map(hop).collect()
 }

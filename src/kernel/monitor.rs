@@ -20,7 +20,8 @@ pub fn start() -> Result<watch::Receiver<u64>, HostError> {
         MulticastGroup::Ipv4Rule,
         MulticastGroup::Ipv6Rule,
     ];
-    let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(failed("listening for netlink events"))?;
+    let (connection, _handle, mut messages) =
+        rtnetlink::new_multicast_connection(&groups).map_err(failed("listening for netlink events"))?;
     tokio::spawn(connection);
     let (sender, receiver) = watch::channel(0);
     tokio::spawn(async move {

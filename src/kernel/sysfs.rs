@@ -16,7 +16,8 @@ pub fn fill(facts: &mut Facts) {
     let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     for link in &mut facts.links {
         let n = &link.name;
-        link.ipv6_disabled = !has_ipv6 || read(format!("/proc/sys/net/ipv6/conf/{n}/disable_ipv6")).as_deref() == Some("1");
+        link.ipv6_disabled =
+            !has_ipv6 || read(format!("/proc/sys/net/ipv6/conf/{n}/disable_ipv6")).as_deref() == Some("1");
         link.ipv4_forwarding = read(format!("/proc/sys/net/ipv4/conf/{n}/forwarding")).map(|v| v == "1");
         link.addr_gen_mode = read(format!("/proc/sys/net/ipv6/conf/{n}/addr_gen_mode")).and_then(|v| v.parse().ok());
         if link.kind.is_some() || link.arphrd == 772 {

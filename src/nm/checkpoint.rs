@@ -25,7 +25,12 @@ fn seconds(ttl: Duration) -> u32 {
 
 /// Paths of all checkpoints in force.
 pub async fn list(nm: &NetworkManager) -> Result<Vec<String>, HostError> {
-    let all = nm.manager().await?.checkpoints().await.map_err(failed("listing checkpoints"))?;
+    let all = nm
+        .manager()
+        .await?
+        .checkpoints()
+        .await
+        .map_err(failed("listing checkpoints"))?;
     Ok(all.iter().map(ToString::to_string).collect())
 }
 
@@ -35,30 +40,62 @@ pub async fn create(nm: &NetworkManager, ttl: Duration) -> Result<Taken, HostErr
         return Err(HostError::ForeignCheckpoint { path });
     }
     let manager = nm.manager().await?;
-    if let Ok(path) = manager.checkpoint_create(&[], seconds(ttl), FLAGS | TRACK_GLOBAL_DNS).await {
-        return Ok(Taken { path: path.to_string(), covers_global_dns: true });
+    if let Ok(path) = manager
+        .checkpoint_create(&[], seconds(ttl), FLAGS | TRACK_GLOBAL_DNS)
+        .await
+    {
+        return Ok(Taken {
+            path: path.to_string(),
+            covers_global_dns: true,
+        });
     }
-    let path = manager.checkpoint_create(&[], seconds(ttl), FLAGS).await.map_err(failed("taking a checkpoint"))?;
-    Ok(Taken { path: path.to_string(), covers_global_dns: false })
+    let path = manager
+        .checkpoint_create(&[], seconds(ttl), FLAGS)
+        .await
+        .map_err(failed("taking a checkpoint"))?;
+    Ok(Taken {
+        path: path.to_string(),
+        covers_global_dns: false,
+    })
 }
 
 /// Its time starts afresh: it ends `ttl` from now.
 pub async fn extend(nm: &NetworkManager, at: &str, ttl: Duration) -> Result<(), HostError> {
-    nm.manager().await?.checkpoint_adjust_rollback_timeout(&path(at)?, seconds(ttl)).await.map_err(failed("extending the checkpoint"))
+    nm.manager()
+        .await?
+        .checkpoint_adjust_rollback_timeout(&path(at)?, seconds(ttl))
+        .await
+        .map_err(failed("extending the checkpoint"))
 }
 
 /// Keeps the changes.
 pub async fn destroy(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
-    nm.manager().await?.checkpoint_destroy(&path(at)?).await.map_err(failed("committing the checkpoint"))
+    nm.manager()
+        .await?
+        .checkpoint_destroy(&path(at)?)
+        .await
+        .map_err(failed("committing the checkpoint"))
 }
 
 /// Restores; an error names the devices that could not be.
 pub async fn rollback(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
-    let devices = nm.manager().await?.checkpoint_rollback(&path(at)?).await.map_err(failed("rolling back the checkpoint"))?;
+    let devices = nm
+        .manager()
+        .await?
+        .checkpoint_rollback(&path(at)?)
+        .await
+        .map_err(failed("rolling back the checkpoint"))?;
     // NM_ROLLBACK_RESULT_*: 0 ok, 1 no device, 2 unmanaged, 3 failed. A device that is gone cannot be restored and need not be.
-    let stuck: Vec<&str> = devices.iter().filter(|(_, result)| **result == 3).map(|(path, _)| path.as_str()).collect();
+    let stuck: Vec<&str> = devices
+        .iter()
+        .filter(|(_, result)| **result == 3)
+        .map(|(path, _)| path.as_str())
+        .collect();
     match stuck.is_empty() {
         true => Ok(()),
-        false => Err(HostError::Other(format!("NetworkManager could not restore {}", stuck.join(", ")))),
+        false => Err(HostError::Other(format!(
+            "NetworkManager could not restore {}",
+            stuck.join(", ")
+        ))),
     }
 }

@@ -15,7 +15,10 @@ const LEGACY: [&str; 4] = ["addresses", "routes", "dns-data", "address-labels"];
 /// For AddConnection2 and Update2.
 pub fn encode(profile: &Profile) -> Settings<'static> {
     let setting = |(name, keys): (&String, &Dict)| {
-        let keys = keys.iter().map(|(key, value)| (key.clone(), encode_key(name, key, value))).collect();
+        let keys = keys
+            .iter()
+            .map(|(key, value)| (key.clone(), encode_key(name, key, value)))
+            .collect();
         (name.clone(), keys)
     };
     profile.settings.iter().map(setting).collect()
@@ -24,8 +27,18 @@ pub fn encode(profile: &Profile) -> Settings<'static> {
 fn encode_key(setting: &str, key: &str, value: &Value) -> Variant<'static> {
     match (setting, key, value) {
         // in_addr as the machine keeps it: network byte order in memory
-        ("ipv4", "dns", Value::Strs(list)) => list.iter().filter_map(|t| t.parse::<Ipv4Addr>().ok()).map(|ip| u32::from_ne_bytes(ip.octets())).collect::<Vec<u32>>().into(),
-        ("ipv6", "dns", Value::Strs(list)) => list.iter().filter_map(|t| t.parse::<Ipv6Addr>().ok()).map(|ip| ip.octets().to_vec()).collect::<Vec<Vec<u8>>>().into(),
+        ("ipv4", "dns", Value::Strs(list)) => list
+            .iter()
+            .filter_map(|t| t.parse::<Ipv4Addr>().ok())
+            .map(|ip| u32::from_ne_bytes(ip.octets()))
+            .collect::<Vec<u32>>()
+            .into(),
+        ("ipv6", "dns", Value::Strs(list)) => list
+            .iter()
+            .filter_map(|t| t.parse::<Ipv6Addr>().ok())
+            .map(|ip| ip.octets().to_vec())
+            .collect::<Vec<Vec<u8>>>()
+            .into(),
         (_, _, value) => variant(value),
     }
 }
@@ -70,11 +83,21 @@ pub fn decode(settings: &OwnedSettings) -> Profile {
 fn decode_key(setting: &str, key: &str, value: &Variant<'_>) -> Option<Value> {
     match (setting, key, value) {
         ("ipv4", "dns", Variant::Array(list)) => {
-            let ip = |v: &Variant| if let Variant::U32(n) = v { Some(Ipv4Addr::from(n.to_ne_bytes()).to_string()) } else { None };
+            let ip = |v: &Variant| {
+                if let Variant::U32(n) = v {
+                    Some(Ipv4Addr::from(n.to_ne_bytes()).to_string())
+                } else {
+                    None
+                }
+            };
             Some(Value::Strs(list.iter().filter_map(ip).collect()))
         }
         ("ipv6", "dns", Variant::Array(list)) => {
-            let ip = |v: &Variant| <[u8; 16]>::try_from(bytes(v)?).ok().map(|b| Ipv6Addr::from(b).to_string());
+            let ip = |v: &Variant| {
+                <[u8; 16]>::try_from(bytes(v)?)
+                    .ok()
+                    .map(|b| Ipv6Addr::from(b).to_string())
+            };
             Some(Value::Strs(list.iter().filter_map(ip).collect()))
         }
         _ => plain(value),
@@ -83,7 +106,9 @@ fn decode_key(setting: &str, key: &str, value: &Variant<'_>) -> Option<Value> {
 
 fn bytes(value: &Variant<'_>) -> Option<Vec<u8>> {
     let Variant::Array(list) = value else { return None };
-    list.iter().map(|v| if let Variant::U8(b) = v { Some(*b) } else { None }).collect()
+    list.iter()
+        .map(|v| if let Variant::U8(b) = v { Some(*b) } else { None })
+        .collect()
 }
 
 /// A value as it is; None for a type that settings do not have.
@@ -101,12 +126,20 @@ pub fn plain(value: &Variant<'_>) -> Option<Value> {
         Variant::Array(list) => match list.element_signature().to_string().as_str() {
             "y" => Value::Bytes(bytes(value)?),
             "s" => Value::Strs(list.iter().filter_map(text).collect()),
-            "u" => Value::U32s(list.iter().map(|v| if let Variant::U32(n) = v { Some(*n) } else { None }).collect::<Option<_>>()?),
+            "u" => Value::U32s(
+                list.iter()
+                    .map(|v| if let Variant::U32(n) = v { Some(*n) } else { None })
+                    .collect::<Option<_>>()?,
+            ),
             "a{sv}" => Value::Dicts(list.iter().filter_map(dictionary).collect()),
             _ => return None,
         },
         Variant::Dict(d) => match d.signature().to_string().as_str() {
-            "a{ss}" => Value::StrMap(d.iter().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect::<BTreeMap<_, _>>()),
+            "a{ss}" => Value::StrMap(
+                d.iter()
+                    .filter_map(|(k, v)| Some((text(k)?, text(v)?)))
+                    .collect::<BTreeMap<_, _>>(),
+            ),
             "a{sv}" => Value::Dict(dictionary(value)?),
             _ => return None,
         },
@@ -138,7 +171,11 @@ mod tests {
     #[test]
     fn every_kind_of_value_comes_back() {
         let mut p = Profile::default();
-        let entry: Dict = [("vid-start".to_owned(), Value::U64(2)), ("pvid".to_owned(), Value::Bool(true))].into();
+        let entry: Dict = [
+            ("vid-start".to_owned(), Value::U64(2)),
+            ("pvid".to_owned(), Value::Bool(true)),
+        ]
+        .into();
         p.put("connection", "id", "br0");
         p.put("connection", "autoconnect", true);
         p.put("connection", "autoconnect-slaves", 1);
@@ -152,7 +189,17 @@ mod tests {
         p.put("user", "data", BTreeMap::from([("k".to_owned(), "v".to_owned())]));
         p.put("bridge-port", "vlans", vec![entry]);
         p.ensure("veth");
-        let owned: OwnedSettings = encode(&p).into_iter().map(|(s, keys)| (s, keys.into_iter().map(|(k, v)| (k, OwnedVariant::try_from(v).expect("no file descriptor"))).collect())).collect();
+        let owned: OwnedSettings = encode(&p)
+            .into_iter()
+            .map(|(s, keys)| {
+                (
+                    s,
+                    keys.into_iter()
+                        .map(|(k, v)| (k, OwnedVariant::try_from(v).expect("no file descriptor")))
+                        .collect(),
+                )
+            })
+            .collect();
         assert_eq!(decode(&owned), p);
     }
 }

@@ -40,8 +40,13 @@ pub(crate) fn failed(tried: impl Into<String>) -> impl FnOnce(zbus::Error) -> Ho
     move |e| {
         let absent = matches!(&e, zbus::Error::MethodError(name, _, _) if matches!(name.as_str(), "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner"));
         match absent {
-            true => HostError::Other(format!("{tried}: NetworkManager does not answer on D-Bus (is NetworkManager.service running?)")),
-            false => HostError::Dbus { tried, source: Box::new(e) },
+            true => HostError::Other(format!(
+                "{tried}: NetworkManager does not answer on D-Bus (is NetworkManager.service running?)"
+            )),
+            false => HostError::Dbus {
+                tried,
+                source: Box::new(e),
+            },
         }
     }
 }
@@ -53,7 +58,11 @@ fn path(text: &str) -> Result<ObjectPath<'_>, HostError> {
 impl NetworkManager {
     /// Connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS) and starts listening.
     pub async fn connect() -> Result<Self, HostError> {
-        let bus = zbus::connection::Builder::system().method_timeout(CALL_TIMEOUT).build().await.map_err(failed("connecting to the system bus"))?;
+        let bus = zbus::connection::Builder::system()
+            .method_timeout(CALL_TIMEOUT)
+            .build()
+            .await
+            .map_err(failed("connecting to the system bus"))?;
         let events = monitor::start(&bus).await?;
         Ok(NetworkManager { bus, events })
     }
@@ -65,17 +74,31 @@ impl NetworkManager {
 
     /// The manager object.
     pub(crate) async fn manager(&self) -> Result<ManagerProxy<'_>, HostError> {
-        ManagerProxy::builder(&self.bus).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching NetworkManager"))
+        ManagerProxy::builder(&self.bus)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed("reaching NetworkManager"))
     }
 
     async fn connection(&self, at: &str) -> Result<ConnectionProxy<'_>, HostError> {
         let at = path(at)?.into_owned();
-        ConnectionProxy::builder(&self.bus).path(at).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching a profile"))
+        ConnectionProxy::builder(&self.bus)
+            .path(at)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed("reaching a profile"))
     }
 
     async fn device(&self, at: &str) -> Result<DeviceProxy<'_>, HostError> {
         let at = path(at)?.into_owned();
-        DeviceProxy::builder(&self.bus).path(at).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching a device"))
+        DeviceProxy::builder(&self.bus)
+            .path(at)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed("reaching a device"))
     }
 
     /// Fills in devices, profiles, DNS, static host name and version. One GetManagedObjects, then all profiles at once.
@@ -95,10 +118,17 @@ impl NetworkManager {
                     }
                     "org.freedesktop.NetworkManager.DnsManager" => running_dns(properties, &mut facts.dns),
                     "org.freedesktop.NetworkManager.Connection.Active" => {
-                        let active = Active { path: at.to_string(), uuid: string(properties, "Uuid"), state: number(properties, "State"), flags: number(properties, "StateFlags") };
+                        let active = Active {
+                            path: at.to_string(),
+                            uuid: string(properties, "Uuid"),
+                            state: number(properties, "State"),
+                            flags: number(properties, "StateFlags"),
+                        };
                         actives.insert(at.to_string(), active);
                     }
-                    "org.freedesktop.NetworkManager.Settings.Connection" => settings.push(self.saved(at.to_string(), properties)),
+                    "org.freedesktop.NetworkManager.Settings.Connection" => {
+                        settings.push(self.saved(at.to_string(), properties))
+                    }
                     _ => {}
                 }
             }
@@ -108,7 +138,10 @@ impl NetworkManager {
         }
         facts.profiles.sort_by(|a, b| a.path.cmp(&b.path));
         for (at, interfaces) in &objects {
-            if let Some((_, properties)) = interfaces.iter().find(|(i, _)| i.as_str() == "org.freedesktop.NetworkManager.Device") {
+            if let Some((_, properties)) = interfaces
+                .iter()
+                .find(|(i, _)| i.as_str() == "org.freedesktop.NetworkManager.Device")
+            {
                 facts.devices.push(device(at.to_string(), properties, &actives));
             }
         }
@@ -117,8 +150,17 @@ impl NetworkManager {
     }
 
     async fn objects(&self) -> Result<ManagedObjects, HostError> {
-        let objects = ObjectManagerProxy::builder(&self.bus).destination(SERVICE).path("/org/freedesktop").cache_properties(CacheProperties::No).build().await.map_err(failed("reaching NetworkManager"))?;
-        objects.get_managed_objects().await.map_err(|e| failed("reading NetworkManager's objects")(e.into()))
+        let objects = ObjectManagerProxy::builder(&self.bus)
+            .destination(SERVICE)
+            .path("/org/freedesktop")
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed("reaching NetworkManager"))?;
+        objects
+            .get_managed_objects()
+            .await
+            .map_err(|e| failed("reading NetworkManager's objects")(e.into()))
     }
 
     /// A profile; None where it went away meanwhile.
@@ -131,13 +173,24 @@ impl NetworkManager {
                 filename: string(properties, "Filename"),
                 path: at,
             })),
-            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod" || name.as_str() == "org.freedesktop.DBus.Error.UnknownObject" => Ok(None),
+            Err(zbus::Error::MethodError(name, ..))
+                if name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod"
+                    || name.as_str() == "org.freedesktop.DBus.Error.UnknownObject" =>
+            {
+                Ok(None)
+            }
             Err(e) => Err(failed(format!("reading profile {at}"))(e)),
         }
     }
 
     /// AddConnection2, or Update2 of the profile at `at`. Gives the path. Autoconnect is held back: activation is ours to order.
-    pub async fn save(&self, label: &str, profile: &Profile, at: Option<&str>, memory_only: bool) -> Result<String, HostError> {
+    pub async fn save(
+        &self,
+        label: &str,
+        profile: &Profile,
+        at: Option<&str>,
+        memory_only: bool,
+    ) -> Result<String, HostError> {
         // NM_SETTINGS_ADD_CONNECTION2_FLAG_*/UPDATE2_FLAG_*: TO_DISK 1, IN_MEMORY 2, BLOCK_AUTOCONNECT 32
         let flags = if memory_only { 2 } else { 1 } | 32;
         let tried = format!("saving the profile of {label}");
@@ -146,12 +199,22 @@ impl NetworkManager {
                 let connection = self.connection(at).await?;
                 let mut settings = codec::encode(profile);
                 self.keep_secrets(&connection, &mut settings).await;
-                connection.update2(settings, flags, HashMap::new()).await.map_err(failed(tried))?;
+                connection
+                    .update2(settings, flags, HashMap::new())
+                    .await
+                    .map_err(failed(tried))?;
                 Ok(at.to_owned())
             }
             None => {
-                let manager = SettingsManagerProxy::builder(&self.bus).cache_properties(CacheProperties::No).build().await.map_err(failed("reaching NetworkManager"))?;
-                let (at, _) = manager.add_connection2(codec::encode(profile), flags, HashMap::new()).await.map_err(failed(tried))?;
+                let manager = SettingsManagerProxy::builder(&self.bus)
+                    .cache_properties(CacheProperties::No)
+                    .build()
+                    .await
+                    .map_err(failed("reaching NetworkManager"))?;
+                let (at, _) = manager
+                    .add_connection2(codec::encode(profile), flags, HashMap::new())
+                    .await
+                    .map_err(failed(tried))?;
                 Ok(at.to_string())
             }
         }
@@ -159,8 +222,14 @@ impl NetworkManager {
 
     /// GetSettings leaves secrets out, and Update2 without them would erase them.
     async fn keep_secrets(&self, connection: &ConnectionProxy<'_>, settings: &mut proxy::Settings<'_>) {
-        for name in ["802-1x", "macsec", "wireguard", "vpn"].into_iter().filter(|n| settings.contains_key(*n)).collect::<Vec<_>>() {
-            let Ok(secrets) = connection.get_secrets(name).await else { continue };
+        for name in ["802-1x", "macsec", "wireguard", "vpn"]
+            .into_iter()
+            .filter(|n| settings.contains_key(*n))
+            .collect::<Vec<_>>()
+        {
+            let Ok(secrets) = connection.get_secrets(name).await else {
+                continue;
+            };
             for (setting, keys) in secrets {
                 let slot = settings.entry(setting).or_default();
                 for (key, value) in keys {
@@ -172,15 +241,21 @@ impl NetworkManager {
 
     /// Deletes a profile; one that is gone already is fine.
     pub async fn forget(&self, label: &str, at: &str) -> Result<(), HostError> {
-        gone_is_fine(self.connection(at).await?.delete().await).map_err(failed(format!("deleting the profile of {label}")))
+        gone_is_fine(self.connection(at).await?.delete().await)
+            .map_err(failed(format!("deleting the profile of {label}")))
     }
 
     /// Activates the profile at `connection` on the device at `device`; None lets NetworkManager make it.
     pub async fn activate(&self, label: &str, connection: &str, device: Option<&str>) -> Result<(), HostError> {
         let root = path("/")?;
         let device = device.map(path).transpose()?.unwrap_or_else(|| root.clone());
-        let done = self.manager().await?.activate_connection(&path(connection)?, &device, &root).await;
-        done.map(|_| ()).map_err(failed(format!("activating the profile of {label}")))
+        let done = self
+            .manager()
+            .await?
+            .activate_connection(&path(connection)?, &device, &root)
+            .await;
+        done.map(|_| ())
+            .map_err(failed(format!("activating the profile of {label}")))
     }
 
     /// Reapplies the device's profile as it is saved. False where NetworkManager says that a change needs activation.
@@ -201,14 +276,23 @@ impl NetworkManager {
     /// Sets or clears the global DNS configuration.
     pub async fn set_global_dns(&self, dns: Option<&GlobalDns>) -> Result<(), HostError> {
         let mut value: HashMap<String, Variant<'_>> = HashMap::new();
-        if let Some(GlobalDns { servers, searches, options }) = dns {
+        if let Some(GlobalDns {
+            servers,
+            searches,
+            options,
+        }) = dns
+        {
             let any: HashMap<String, Variant<'_>> = [("servers".to_owned(), Variant::from(servers.clone()))].into();
             let domains: HashMap<String, Variant<'_>> = [("*".to_owned(), Variant::from(any))].into();
             value.insert("domains".to_owned(), Variant::from(domains));
             value.insert("searches".to_owned(), Variant::from(searches.clone()));
             value.insert("options".to_owned(), Variant::from(options.clone()));
         }
-        self.manager().await?.set_global_dns_configuration(value).await.map_err(failed("setting the global DNS configuration"))
+        self.manager()
+            .await?
+            .set_global_dns_configuration(value)
+            .await
+            .map_err(failed("setting the global DNS configuration"))
     }
 }
 
@@ -278,7 +362,9 @@ fn strs(d: &Dict, key: &str) -> Vec<String> {
 }
 
 fn global_dns(properties: &Properties) -> Option<GlobalDns> {
-    let Some(Value::Dict(d)) = codec::property(properties, "GlobalDnsConfiguration") else { return None };
+    let Some(Value::Dict(d)) = codec::property(properties, "GlobalDnsConfiguration") else {
+        return None;
+    };
     let servers = match d.get("domains") {
         Some(Value::Dict(domains)) => match domains.get("*") {
             Some(Value::Dict(any)) => strs(any, "servers"),
@@ -286,12 +372,18 @@ fn global_dns(properties: &Properties) -> Option<GlobalDns> {
         },
         _ => vec![],
     };
-    let dns = GlobalDns { servers, searches: strs(&d, "searches"), options: strs(&d, "options") };
+    let dns = GlobalDns {
+        servers,
+        searches: strs(&d, "searches"),
+        options: strs(&d, "options"),
+    };
     (dns != GlobalDns::default()).then_some(dns)
 }
 
 fn running_dns(properties: &Properties, dns: &mut Dns) {
-    let Some(Value::Dicts(entries)) = codec::property(properties, "Configuration") else { return };
+    let Some(Value::Dicts(entries)) = codec::property(properties, "Configuration") else {
+        return;
+    };
     let priority = |d: &Dict| match d.get("priority") {
         Some(Value::I32(p)) => *p,
         _ => 0,

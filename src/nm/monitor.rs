@@ -11,8 +11,14 @@ use super::{SERVICE, failed};
 
 /// Starts listening; the task ends when nobody holds the receiver any more.
 pub async fn start(bus: &Connection) -> Result<watch::Receiver<u64>, HostError> {
-    let rule = MatchRule::builder().msg_type(Type::Signal).sender(SERVICE).build().map_err(failed("listening to NetworkManager"))?;
-    let mut signals = MessageStream::for_match_rule(rule, bus, std::num::NonZero::new(1024)).await.map_err(failed("listening to NetworkManager"))?;
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender(SERVICE)
+        .build()
+        .map_err(failed("listening to NetworkManager"))?;
+    let mut signals = MessageStream::for_match_rule(rule, bus, std::num::NonZero::new(1024))
+        .await
+        .map_err(failed("listening to NetworkManager"))?;
     let (sender, receiver) = watch::channel(0);
     tokio::spawn(async move {
         loop {

@@ -45,11 +45,7 @@ pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid>
 }
 
 /// Decides; `memory_only` keeps profiles off the disk and turns absent into down.
-pub fn plan_with(
-    desired: &NetworkState,
-    seen: &Observation,
-    memory_only: bool,
-) -> Result<Plan, Invalid> {
+pub fn plan_with(desired: &NetworkState, seen: &Observation, memory_only: bool) -> Result<Plan, Invalid> {
     refuse_later_sections(desired, seen)?;
     let mut resolved = resolve::resolve(desired, seen)?;
     let warnings = skip_unsupported(&mut resolved, seen);
@@ -63,8 +59,7 @@ pub fn plan_with(
         .iter()
         .map(ToString::to_string)
         .collect();
-    let names: std::collections::BTreeSet<&String> =
-        graph.keys().chain(sections.extra.keys()).collect();
+    let names: std::collections::BTreeSet<&String> = graph.keys().chain(sections.extra.keys()).collect();
     for name in names {
         let depth = topology::depth(name, &graph, seen);
         match graph.get(name) {
@@ -106,13 +101,7 @@ fn refuse_later_sections(desired: &NetworkState, seen: &Observation) -> Result<(
             .interface(wish.name())
             .and_then(|i| i.base.alt_names.clone())
             .unwrap_or_default();
-        if wish
-            .base
-            .alt_names
-            .iter()
-            .flatten()
-            .any(|a| !has.contains(a))
-        {
+        if wish.base.alt_names.iter().flatten().any(|a| !has.contains(a)) {
             return Err(Invalid::new(
                 format!("interfaces[{}].alt-names", wish.name()),
                 "this version finds interfaces by alt-name but does not change alt-names",
@@ -168,21 +157,13 @@ impl Steps {
             .chain(&self.save)
             .chain(self.activate.values().flatten())
             .chain(&self.after);
-        let mut names: Vec<String> = all
-            .filter_map(|s| s.interface().map(str::to_owned))
-            .collect();
+        let mut names: Vec<String> = all.filter_map(|s| s.interface().map(str::to_owned)).collect();
         names.sort();
         names.dedup();
         names
     }
 
-    fn remove(
-        &mut self,
-        name: &str,
-        touched: &Touched,
-        seen: &Observation,
-        lines: &mut Vec<String>,
-    ) {
+    fn remove(&mut self, name: &str, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
         let current = seen.state.interface(name);
         let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
         if self.memory_only {
@@ -203,29 +184,19 @@ impl Steps {
         if (virtual_link || active || Stock::of(name, seen).base.is_some())
             && !lines.iter().any(|l| l.starts_with(&label))
         {
-            let why = if touched.named {
-                "its profile"
-            } else {
-                &touched.because
-            };
+            let why = if touched.named { "its profile" } else { &touched.because };
             lines.push(format!("{label}: {why} → absent"));
         }
         if virtual_link {
-            self.after.push(Step::RemoveLink {
-                iface: name.to_owned(),
-            });
+            self.after.push(Step::RemoveLink { iface: name.to_owned() });
         } else if active {
-            self.after.push(Step::Disconnect {
-                iface: name.to_owned(),
-            });
+            self.after.push(Step::Disconnect { iface: name.to_owned() });
         }
     }
 
     fn take_down(&mut self, name: &str, seen: &Observation) {
         if seen.facts.device(name).is_some_and(|d| d.state > 30) {
-            self.after.push(Step::Disconnect {
-                iface: name.to_owned(),
-            });
+            self.after.push(Step::Disconnect { iface: name.to_owned() });
         }
     }
 
@@ -244,10 +215,7 @@ impl Steps {
         let touched = match touched {
             Some(t) => t,
             None => {
-                let kind = seen
-                    .state
-                    .interface(name)
-                    .map_or("ethernet", |i| i.kind.type_name());
+                let kind = seen.state.interface(name).map_or("ethernet", |i| i.kind.type_name());
                 fallback = Touched {
                     wish: Interface::bare(name, kind),
                     named: false,
@@ -269,34 +237,20 @@ impl Steps {
             stock.base,
             seen,
         );
-        let keys = stock
-            .base
-            .map(|b| profiles::differing_keys(&b.profile, &profile));
-        let persistent =
-            stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.memory_only;
+        let keys = stock.base.map(|b| profiles::differing_keys(&b.profile, &profile));
+        let persistent = stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.memory_only;
         let save = keys.as_ref().is_none_or(|k| !k.is_empty()) || !persistent;
         let device = seen.facts.device(name);
-        let uuid = profile
-            .str("connection", "uuid")
-            .unwrap_or_default()
-            .to_owned();
+        let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
         let running = device
             .filter(|d| !d.external() && (40..110).contains(&d.state))
             .and_then(|d| d.active.as_ref())
             .is_some_and(|a| a.uuid == uuid);
-        let off = Off::of(
-            name,
-            touched,
-            controller.as_ref().map(|c| c.0.as_str()),
-            seen,
-        );
+        let off = Off::of(name, touched, controller.as_ref().map(|c| c.0.as_str()), seen);
         if !save && running && off == Off::Nothing {
             return;
         }
-        let wire = keys
-            .iter()
-            .flatten()
-            .any(|k| MEMBERSHIP.contains(&k.as_str()));
+        let wire = keys.iter().flatten().any(|k| MEMBERSHIP.contains(&k.as_str()));
         let recreate = seen
             .state
             .interface(name)
@@ -373,10 +327,7 @@ impl Off {
         // a port that is missing shows on the controller but is mended on the port
         let found = verify::verify(&only, seen);
         let ports = format!("interfaces[{name}].bridge.port");
-        let mine: Vec<_> = found
-            .iter()
-            .filter(|d| !d.path.starts_with(&ports))
-            .collect();
+        let mine: Vec<_> = found.iter().filter(|d| !d.path.starts_with(&ports)).collect();
         let ip = |path: &str| {
             [".ipv4", ".ipv6"]
                 .iter()
@@ -390,26 +341,10 @@ impl Off {
     }
 }
 
-fn controller_of(
-    name: &str,
-    touched: &Touched,
-    graph: &Graph,
-    seen: &Observation,
-) -> Option<(String, Interface)> {
-    let now = || {
-        seen.state
-            .interface(name)
-            .and_then(|i| i.base.controller.clone())
-    };
-    let controller = touched
-        .controller
-        .clone()
-        .or_else(now)
-        .filter(|c| !c.is_empty())?;
-    let wish = graph
-        .get(&controller)
-        .filter(|t| t.named)
-        .map(|t| t.wish.clone());
+fn controller_of(name: &str, touched: &Touched, graph: &Graph, seen: &Observation) -> Option<(String, Interface)> {
+    let now = || seen.state.interface(name).and_then(|i| i.base.controller.clone());
+    let controller = touched.controller.clone().or_else(now).filter(|c| !c.is_empty())?;
+    let wish = graph.get(&controller).filter(|t| t.named).map(|t| t.wish.clone());
     let kind = wish.or_else(|| {
         seen.state
             .interface(&controller)
@@ -429,10 +364,7 @@ fn dropped_addresses(name: &str, touched: &Touched, seen: &Observation, lines: &
         };
         let Some(list) = &wish.address else { continue };
         let kept = |ip, prefix| list.iter().any(|w| (w.ip, w.prefix_length) == (ip, prefix));
-        for a in now
-            .static_addresses()
-            .filter(|a| !kept(a.ip, a.prefix_length))
-        {
+        for a in now.static_addresses().filter(|a| !kept(a.ip, a.prefix_length)) {
             let line = format!(
                 "interfaces[{name}].{section}.address: {}/{} → gone",
                 a.ip, a.prefix_length

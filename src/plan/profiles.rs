@@ -48,22 +48,12 @@ impl<'a> Stock<'a> {
             .facts
             .profiles
             .iter()
-            .filter(|p| {
-                p.flags & 0xc == 0 && (p.interface() == Some(name) || Some(p.uuid()) == active)
-            })
+            .filter(|p| p.flags & 0xc == 0 && (p.interface() == Some(name) || Some(p.uuid()) == active))
             .collect();
         all.sort_by_key(|p| {
-            let priority = p
-                .profile
-                .int("connection", "autoconnect-priority")
-                .unwrap_or(0);
+            let priority = p.profile.int("connection", "autoconnect-priority").unwrap_or(0);
             let used = p.profile.int("connection", "timestamp").unwrap_or(0);
-            (
-                Some(p.uuid()) != active,
-                -priority,
-                -used,
-                p.uuid().to_owned(),
-            )
+            (Some(p.uuid()) != active, -priority, -used, p.uuid().to_owned())
         });
         let mut all = all.into_iter();
         Stock {
@@ -161,15 +151,10 @@ fn merged(touched: &Touched, current: Option<&Interface>, has_base: bool) -> Int
 }
 
 /// Keeps of `whole` what `wish` names, lists as they are.
-fn narrow(
-    whole: &mut serde_json::Map<String, serde_json::Value>,
-    wish: &serde_json::Map<String, serde_json::Value>,
-) {
+fn narrow(whole: &mut serde_json::Map<String, serde_json::Value>, wish: &serde_json::Map<String, serde_json::Value>) {
     whole.retain(|key, _| wish.contains_key(key));
     for (key, value) in whole.iter_mut() {
-        if let (serde_json::Value::Object(value), Some(serde_json::Value::Object(wish))) =
-            (value, wish.get(key))
-        {
+        if let (serde_json::Value::Object(value), Some(serde_json::Value::Object(wish))) = (value, wish.get(key)) {
             narrow(value, wish);
         }
     }
@@ -177,11 +162,7 @@ fn narrow(
 
 fn head(name: &str, asked: &Interface, p: &mut Profile, seen: &Observation) {
     if p.str("connection", "uuid").is_none() {
-        p.put(
-            "connection",
-            "uuid",
-            new_uuid(name, asked.kind.nm_type(), seen),
-        );
+        p.put("connection", "uuid", new_uuid(name, asked.kind.nm_type(), seen));
         p.put("connection", "autoconnect", true);
         p.put("connection", "type", asked.kind.nm_type());
         p.ensure(asked.kind.nm_type());
@@ -189,11 +170,8 @@ fn head(name: &str, asked: &Interface, p: &mut Profile, seen: &Observation) {
         p.put("connection", "autoconnect", true);
     }
     match asked.base.identifier {
-        Some(crate::state::iface::Identifier::MacAddress) => {
-            p.remove("connection", "interface-name")
-        }
-        _ if p.get("802-3-ethernet", "mac-address").is_some()
-            && p.str("connection", "interface-name").is_none() => {}
+        Some(crate::state::iface::Identifier::MacAddress) => p.remove("connection", "interface-name"),
+        _ if p.get("802-3-ethernet", "mac-address").is_some() && p.str("connection", "interface-name").is_none() => {}
         _ => p.put("connection", "interface-name", name),
     }
     if asked.kind.is_controller() {
@@ -250,10 +228,7 @@ fn leave(p: &mut Profile) {
 fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool, p: &mut Profile) {
     let wish = touched.wish.ip(ipv6);
     let section = if ipv6 { "ipv6" } else { "ipv4" };
-    let has = p
-        .settings
-        .get(section)
-        .is_some_and(|s| s.contains_key("method"));
+    let has = p.settings.get(section).is_some_and(|s| s.contains_key("method"));
     match (wish, current.and_then(|c| c.ip(ipv6))) {
         (None, _) if has_base && has => {}
         (None, None) => Ip::disabled().to_profile(ipv6, p),
@@ -283,11 +258,7 @@ fn node_wide(extra: &Extra, p: &mut Profile) {
             put_list(p, section, "route-data", data);
         }
         if let Some(rules) = rules {
-            let data: Vec<Dict> = rules
-                .iter()
-                .filter(|r| r.is_ipv6() == ipv6)
-                .map(Rule::to_nm)
-                .collect();
+            let data: Vec<Dict> = rules.iter().filter(|r| r.is_ipv6() == ipv6).map(Rule::to_nm).collect();
             put_list(p, section, "routing-rules", data);
         }
         if let Some(dns) = dns {
@@ -317,8 +288,7 @@ fn put_dns(dns: &Dns, ipv6: bool, p: &mut Profile) {
     // domains and options are kept with one family: IPv4 where it is on
     let keeper = ipv6 != enabled(p, "ipv4");
     let texts = |list: &Option<Vec<String>>| list.clone().filter(|_| keeper).unwrap_or_default();
-    let any =
-        !servers.is_empty() || !texts(&dns.search).is_empty() || !texts(&dns.options).is_empty();
+    let any = !servers.is_empty() || !texts(&dns.search).is_empty() || !texts(&dns.options).is_empty();
     for (key, list) in [
         ("dns", servers),
         ("dns-search", texts(&dns.search)),
@@ -349,10 +319,7 @@ pub fn differing_keys(old: &Profile, new: &Profile) -> Vec<String> {
             if IGNORED.contains(&(setting.as_str(), key.as_str())) {
                 continue;
             }
-            let (x, y) = (
-                canonical(setting, key, a.get(key)),
-                canonical(setting, key, b.get(key)),
-            );
+            let (x, y) = (canonical(setting, key, a.get(key)), canonical(setting, key, b.get(key)));
             if x != y {
                 out.push(format!("{setting}.{key}"));
             }
@@ -376,36 +343,30 @@ const IGNORED: [(&str, &str); 8] = [
 /// None where the value is what NetworkManager takes for granted (nm-settings-nmcli(5)).
 fn canonical(setting: &str, key: &str, value: Option<&Value>) -> Option<Value> {
     let value = value?;
-    let default =
-        match (setting, key) {
-            ("connection", "autoconnect")
-            | ("ipv4" | "ipv6", "may-fail" | "dhcp-send-hostname") => Value::Bool(true),
-            ("bridge", "stp" | "multicast-snooping") => Value::Bool(true),
-            ("connection", "autoconnect-slaves")
-            | ("802-3-ethernet", "accept-all-mac-addresses") => Value::I32(-1),
-            ("ipv4" | "ipv6", "route-metric") => Value::I64(-1),
-            ("bridge", "priority") => Value::U32(32768),
-            ("bridge", "forward-delay") => Value::U32(15),
-            (
-                "bridge",
-                "hello-time" | "multicast-last-member-count" | "multicast-startup-query-count",
-            ) => Value::U32(2),
-            ("bridge", "max-age") => Value::U32(20),
-            ("bridge", "ageing-time") => Value::U32(300),
-            ("bridge", "vlan-default-pvid") => Value::U32(1),
-            ("bridge", "multicast-hash-max") => Value::U32(4096),
-            ("bridge", "multicast-last-member-interval") => Value::U64(100),
-            ("bridge", "multicast-membership-interval") => Value::U64(26000),
-            ("bridge", "multicast-querier-interval") => Value::U64(25500),
-            ("bridge", "multicast-query-interval") => Value::U64(12500),
-            ("bridge", "multicast-query-response-interval") => Value::U64(1000),
-            ("bridge", "multicast-startup-query-interval") => Value::U64(3125),
-            ("bridge", "multicast-router") => Value::Str("auto".into()),
-            ("bridge", "vlan-protocol") => Value::Str("802.1Q".into()),
-            ("bridge-port", "priority") => Value::U32(32),
-            ("bridge-port", "path-cost") => Value::U32(100),
-            _ => return Some(value.clone()).filter(|v| !is_nothing(v)),
-        };
+    let default = match (setting, key) {
+        ("connection", "autoconnect") | ("ipv4" | "ipv6", "may-fail" | "dhcp-send-hostname") => Value::Bool(true),
+        ("bridge", "stp" | "multicast-snooping") => Value::Bool(true),
+        ("connection", "autoconnect-slaves") | ("802-3-ethernet", "accept-all-mac-addresses") => Value::I32(-1),
+        ("ipv4" | "ipv6", "route-metric") => Value::I64(-1),
+        ("bridge", "priority") => Value::U32(32768),
+        ("bridge", "forward-delay") => Value::U32(15),
+        ("bridge", "hello-time" | "multicast-last-member-count" | "multicast-startup-query-count") => Value::U32(2),
+        ("bridge", "max-age") => Value::U32(20),
+        ("bridge", "ageing-time") => Value::U32(300),
+        ("bridge", "vlan-default-pvid") => Value::U32(1),
+        ("bridge", "multicast-hash-max") => Value::U32(4096),
+        ("bridge", "multicast-last-member-interval") => Value::U64(100),
+        ("bridge", "multicast-membership-interval") => Value::U64(26000),
+        ("bridge", "multicast-querier-interval") => Value::U64(25500),
+        ("bridge", "multicast-query-interval") => Value::U64(12500),
+        ("bridge", "multicast-query-response-interval") => Value::U64(1000),
+        ("bridge", "multicast-startup-query-interval") => Value::U64(3125),
+        ("bridge", "multicast-router") => Value::Str("auto".into()),
+        ("bridge", "vlan-protocol") => Value::Str("802.1Q".into()),
+        ("bridge-port", "priority") => Value::U32(32),
+        ("bridge-port", "path-cost") => Value::U32(100),
+        _ => return Some(value.clone()).filter(|v| !is_nothing(v)),
+    };
     (*value != default).then(|| value.clone())
 }
 

@@ -24,11 +24,7 @@ pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkStat
         }
         resolved.interfaces.push(found);
     }
-    for route in resolved
-        .routes
-        .iter_mut()
-        .flat_map(|r| r.config.iter_mut().flatten())
-    {
+    for route in resolved.routes.iter_mut().flat_map(|r| r.config.iter_mut().flatten()) {
         if let Some(name) = &mut route.next_hop_interface {
             *name = kernel_name(name, seen).to_owned();
         }
@@ -41,11 +37,7 @@ pub fn kernel_name<'a>(name: &'a str, seen: &'a Observation) -> &'a str {
     if seen.facts.link(name).is_some() {
         return name;
     }
-    let by_alt = seen
-        .facts
-        .links
-        .iter()
-        .find(|l| l.alt_names.iter().any(|a| a == name));
+    let by_alt = seen.facts.links.iter().find(|l| l.alt_names.iter().any(|a| a == name));
     by_alt.map_or(name, |l| l.name.as_str())
 }
 
@@ -64,16 +56,10 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
             let Some(link) = holder(true).or_else(|| holder(false)) else {
                 return Err(Invalid::new(
                     "mac-address",
-                    format!(
-                        "no interface has the MAC address {}",
-                        wanted.unwrap_or_default()
-                    ),
+                    format!("no interface has the MAC address {}", wanted.unwrap_or_default()),
                 ));
             };
-            found
-                .base
-                .profile_name
-                .get_or_insert(wish.base.name.clone());
+            found.base.profile_name.get_or_insert(wish.base.name.clone());
             found.base.name.clone_from(&link.name);
         }
     }
@@ -82,15 +68,34 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     if let Some(why) = scalar::bad_interface_name(&found.base.name) {
         return Err(Invalid::new("name", why));
     }
+    if found.is_absent() {
+        // what goes away has no properties
+        let Base {
+            name,
+            identifier,
+            mac_address,
+            state,
+            ..
+        } = found.base;
+        let bare = Interface::bare(&name, found.kind.type_name());
+        return Ok(Interface {
+            base: Base {
+                name,
+                identifier,
+                mac_address,
+                state,
+                ..Base::default()
+            },
+            ..bare
+        });
+    }
     strip_read_only(&mut found.base);
     let cx = Context {
         name: &found.base.name,
         new: current.is_none(),
     };
-    if !found.is_absent() {
-        found.kind.validate(&cx)?;
-        exists_or_can(&found, current)?;
-    }
+    found.kind.validate(&cx)?;
+    exists_or_can(&found, current)?;
     if let Some(mac) = &mut found.base.mac_address {
         *mac = scalar::mac(mac).unwrap_or_default();
     }
@@ -121,17 +126,11 @@ fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), In
     match (&wish.kind, current) {
         (AnyKind::Other(other), _) => Err(Invalid::new(
             "type",
-            format!(
-                "interfaces of type '{}' cannot be configured",
-                other.type_name
-            ),
+            format!("interfaces of type '{}' cannot be configured", other.type_name),
         )),
         (kind, None) if !kind.is_virtual() => Err(Invalid::new(
             "",
-            format!(
-                "no {} interface of this name exists on the node",
-                kind.type_name()
-            ),
+            format!("no {} interface of this name exists on the node", kind.type_name()),
         )),
         _ => Ok(()),
     }
@@ -148,10 +147,7 @@ fn strip_read_only(base: &mut Base) {
 /// A wish as a tree without its helper keys: what is compared with a reading.
 pub fn comparable(interface: &Interface) -> serde_json::Map<String, serde_json::Value> {
     let mut tree = interface.tree();
-    for key in ["name", "type", "state", "identifier"]
-        .iter()
-        .chain(Base::READ_ONLY)
-    {
+    for key in ["name", "type", "state", "identifier"].iter().chain(Base::READ_ONLY) {
         tree.remove(*key);
     }
     // a profile named like its interface is not shown

@@ -26,11 +26,7 @@ pub struct Sections {
 }
 
 /// Spreads routes, rules and DNS.
-pub fn spread(
-    resolved: &NetworkState,
-    graph: &Graph,
-    seen: &Observation,
-) -> Result<Sections, Invalid> {
+pub fn spread(resolved: &NetworkState, graph: &Graph, seen: &Observation) -> Result<Sections, Invalid> {
     let mut out = Sections::default();
     routes(resolved, graph, seen, &mut out)?;
     rules(resolved, graph, seen, &mut out)?;
@@ -41,11 +37,7 @@ pub fn spread(
 /// Routes that an interface's profile holds; without a profile, those that the kernel has from elsewhere.
 fn kept_routes(name: &str, seen: &Observation) -> Vec<Route> {
     let Some(base) = Stock::of(name, seen).base else {
-        let config = seen
-            .state
-            .routes
-            .iter()
-            .flat_map(|r| r.config.iter().flatten());
+        let config = seen.state.routes.iter().flat_map(|r| r.config.iter().flatten());
         return config
             .filter(|r| r.next_hop_interface.as_deref() == Some(name))
             .cloned()
@@ -72,17 +64,8 @@ fn kept_routes(name: &str, seen: &Observation) -> Vec<Route> {
     routes
 }
 
-fn routes(
-    resolved: &NetworkState,
-    graph: &Graph,
-    seen: &Observation,
-    out: &mut Sections,
-) -> Result<(), Invalid> {
-    let wishes: Vec<&Route> = resolved
-        .routes
-        .iter()
-        .flat_map(|r| r.config.iter().flatten())
-        .collect();
+fn routes(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut Sections) -> Result<(), Invalid> {
+    let wishes: Vec<&Route> = resolved.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
     for (i, wish) in wishes.iter().enumerate().filter(|(_, w)| !w.is_absent()) {
         reachable(wish, i, graph, seen)?;
     }
@@ -99,10 +82,7 @@ fn routes(
         .filter(|(_, t)| t.wish.ipv4.is_some() || t.wish.ipv6.is_some())
     {
         // an interface that gets its first profile takes the kernel's routes along
-        if touched.wish.is_up()
-            && Stock::of(name, seen).base.is_none()
-            && seen.facts.link(name).is_some()
-        {
+        if touched.wish.is_up() && Stock::of(name, seen).base.is_none() && seen.facts.link(name).is_some() {
             names.insert(name.clone());
         }
     }
@@ -113,10 +93,7 @@ fn routes(
             .filter(|have| !wishes.iter().any(|w| w.is_absent() && w.matches(have)))
             .cloned()
             .collect();
-        for wish in wishes
-            .iter()
-            .filter(|w| !w.is_absent() && w.keeper() == name)
-        {
+        for wish in wishes.iter().filter(|w| !w.is_absent() && w.keeper() == name) {
             let mut wish = (*wish).clone();
             wish.table_id = Some(wish.table());
             if !after.iter().any(|have| wish.matches(have)) {
@@ -140,16 +117,12 @@ fn stranded(route: &Route, name: &str, graph: &Graph) -> bool {
         return false;
     };
     let wish = graph.get(name).and_then(|t| t.wish.ip(gateway.is_ipv6()));
-    let Some(addresses) = wish
-        .filter(|ip| !ip.is_auto())
-        .and_then(|ip| ip.address.as_ref())
-    else {
+    let Some(addresses) = wish.filter(|ip| !ip.is_auto()).and_then(|ip| ip.address.as_ref()) else {
         return false;
     };
     let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let near = |a: &crate::state::part::ip::Addr| {
-        IpNet::new(a.ip, a.prefix_length).is_ok_and(|net| net.contains(&gateway))
-    };
+    let near =
+        |a: &crate::state::part::ip::Addr| IpNet::new(a.ip, a.prefix_length).is_ok_and(|net| net.contains(&gateway));
     !link_local && !addresses.iter().any(near)
 }
 
@@ -169,9 +142,7 @@ fn reachable(wish: &Route, index: usize, graph: &Graph, seen: &Observation) -> R
         ));
     }
     if touched.is_some_and(|t| t.wish.is_absent()) {
-        return fault(format!(
-            "interface '{name}' is made absent by the same document"
-        ));
+        return fault(format!("interface '{name}' is made absent by the same document"));
     }
     let ip = touched.and_then(|t| t.wish.ip(wish.is_ipv6()).cloned());
     let enabled = match (ip.and_then(|ip| ip.enabled), current) {
@@ -186,12 +157,7 @@ fn reachable(wish: &Route, index: usize, graph: &Graph, seen: &Observation) -> R
     Ok(())
 }
 
-fn rules(
-    resolved: &NetworkState,
-    graph: &Graph,
-    seen: &Observation,
-    out: &mut Sections,
-) -> Result<(), Invalid> {
+fn rules(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut Sections) -> Result<(), Invalid> {
     let wishes: Vec<&Rule> = resolved
         .route_rules
         .iter()
@@ -215,11 +181,7 @@ fn rules(
     for rules in held.values_mut() {
         rules.retain(|have| !wishes.iter().any(|w| w.is_absent() && w.matches(have)));
     }
-    let running = seen
-        .state
-        .route_rules
-        .iter()
-        .flat_map(|r| r.config.iter().flatten());
+    let running = seen.state.route_rules.iter().flat_map(|r| r.config.iter().flatten());
     let mut next = running
         .filter_map(|r| r.priority)
         .filter(|p| *p < 32766)
@@ -249,25 +211,13 @@ fn rules(
 }
 
 /// The incoming interface; else one with a route in the rule's table; else any with the family on, named ones first.
-fn rule_keeper(
-    wish: &Rule,
-    resolved: &NetworkState,
-    graph: &Graph,
-    seen: &Observation,
-) -> Option<String> {
+fn rule_keeper(wish: &Rule, resolved: &NetworkState, graph: &Graph, seen: &Observation) -> Option<String> {
     let enabled = |name: &str| family_on(name, wish.is_ipv6(), graph, seen);
     if let Some(iif) = wish.iif.as_deref().filter(|i| enabled(i)) {
         return Some(iif.to_owned());
     }
-    let asked = resolved
-        .routes
-        .iter()
-        .flat_map(|r| r.config.iter().flatten());
-    let running = seen
-        .state
-        .routes
-        .iter()
-        .flat_map(|r| r.config.iter().flatten());
+    let asked = resolved.routes.iter().flat_map(|r| r.config.iter().flatten());
+    let running = seen.state.routes.iter().flat_map(|r| r.config.iter().flatten());
     let with_table = asked
         .chain(running)
         .filter(|r| !r.is_absent() && r.table() == wish.table() && r.is_ipv6() == wish.is_ipv6())
@@ -280,13 +230,7 @@ fn rule_keeper(
             .map(|(n, _)| n.clone())
             .find(|n| enabled(n))
     };
-    let any = || {
-        seen.facts
-            .links
-            .iter()
-            .map(|l| l.name.clone())
-            .find(|n| enabled(n))
-    };
+    let any = || seen.facts.links.iter().map(|l| l.name.clone()).find(|n| enabled(n));
     with_table.or_else(named).or_else(any)
 }
 
@@ -296,9 +240,7 @@ fn family_on(name: &str, ipv6: bool, graph: &Graph, seen: &Observation) -> bool 
     if touched.is_some_and(|t| !t.wish.is_up()) {
         return false;
     }
-    let asked = touched
-        .and_then(|t| t.wish.ip(ipv6))
-        .and_then(|ip| ip.enabled);
+    let asked = touched.and_then(|t| t.wish.ip(ipv6)).and_then(|ip| ip.enabled);
     let now = seen
         .state
         .interface(name)
@@ -308,17 +250,8 @@ fn family_on(name: &str, ipv6: bool, graph: &Graph, seen: &Observation) -> bool 
     asked.unwrap_or(now) && profile
 }
 
-fn dns(
-    resolved: &NetworkState,
-    graph: &Graph,
-    seen: &Observation,
-    out: &mut Sections,
-) -> Result<(), Invalid> {
-    let Some(wish) = resolved
-        .dns_resolver
-        .as_ref()
-        .and_then(|d| d.config.as_ref())
-    else {
+fn dns(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut Sections) -> Result<(), Invalid> {
+    let Some(wish) = resolved.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) else {
         return Ok(());
     };
     let now = seen
@@ -374,23 +307,13 @@ fn dns(
 }
 
 fn dns_keeper(graph: &Graph, seen: &Observation) -> Option<String> {
-    let names: Vec<&String> = seen
-        .facts
-        .links
-        .iter()
-        .map(|l| &l.name)
-        .chain(graph.keys())
-        .collect();
+    let names: Vec<&String> = seen.facts.links.iter().map(|l| &l.name).chain(graph.keys()).collect();
     let auto = |n: &str| {
-        seen.state.interface(n).is_some_and(|i| {
-            [false, true]
-                .iter()
-                .any(|v6| i.ip(*v6).is_some_and(|ip| ip.is_auto()))
-        })
+        seen.state
+            .interface(n)
+            .is_some_and(|i| [false, true].iter().any(|v6| i.ip(*v6).is_some_and(|ip| ip.is_auto())))
     };
-    let on = |n: &str| {
-        n != "lo" && (family_on(n, false, graph, seen) || family_on(n, true, graph, seen))
-    };
+    let on = |n: &str| n != "lo" && (family_on(n, false, graph, seen) || family_on(n, true, graph, seen));
     let first = names
         .iter()
         .find(|n| on(n) && auto(n))

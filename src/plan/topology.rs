@@ -62,21 +62,11 @@ fn implied(graph: &mut Graph, name: &str, seen: &Observation, because: String) {
 }
 
 /// Ports that a controller lists.
-fn claim_ports(
-    graph: &mut Graph,
-    resolved: &NetworkState,
-    seen: &Observation,
-) -> Result<(), Invalid> {
+fn claim_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
     let mut claimed: BTreeMap<String, String> = BTreeMap::new();
     for controller in resolved.interfaces.iter().filter(|i| i.is_up()) {
         let mut mine = vec![];
-        for (i, listed) in controller
-            .kind
-            .ports()
-            .unwrap_or_default()
-            .into_iter()
-            .enumerate()
-        {
+        for (i, listed) in controller.kind.ports().unwrap_or_default().into_iter().enumerate() {
             let at = format!("interfaces[{}].bridge.port[{i}]", controller.name());
             let port = kernel_name(&listed, seen).to_owned();
             let exists = seen.facts.link(&port).is_some();
@@ -84,9 +74,7 @@ fn claim_ports(
                 None if !exists => {
                     return Err(Invalid::new(
                         at,
-                        format!(
-                            "port '{listed}' does not exist on the node and is not in this document"
-                        ),
+                        format!("port '{listed}' does not exist on the node and is not in this document"),
                     ));
                 }
                 Some(t) if t.wish.is_absent() => {
@@ -137,11 +125,7 @@ fn claim_ports(
 }
 
 /// Interfaces that name their controller.
-fn join_controllers(
-    graph: &mut Graph,
-    resolved: &NetworkState,
-    seen: &Observation,
-) -> Result<(), Invalid> {
+fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
     for port in resolved.interfaces.iter().filter(|i| i.is_up()) {
         let Some(wanted) = port.base.controller.clone() else {
             continue;
@@ -162,18 +146,13 @@ fn join_controllers(
             None => {
                 return Err(Invalid::new(
                     at,
-                    format!(
-                        "controller '{wanted}' does not exist on the node and is not in this document"
-                    ),
+                    format!("controller '{wanted}' does not exist on the node and is not in this document"),
                 ));
             }
             Some(kind) if !kind.is_controller() => {
                 return Err(Invalid::new(
                     at,
-                    format!(
-                        "'{wanted}' is of type {} and takes no ports",
-                        kind.type_name()
-                    ),
+                    format!("'{wanted}' is of type {} and takes no ports", kind.type_name()),
                 ));
             }
             Some(_) => {}
@@ -220,10 +199,7 @@ fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
         let listed = listed.unwrap_or_default();
         for port in current.kind.ports().unwrap_or_default() {
             // a tap that a hypervisor put there is its own business
-            let others = seen
-                .facts
-                .device(&port)
-                .is_none_or(|d| d.external() || d.state <= 10);
+            let others = seen.facts.device(&port).is_none_or(|d| d.external() || d.state <= 10);
             if listed.contains(&port)
                 || graph
                     .get(&port)
@@ -232,12 +208,7 @@ fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
             {
                 continue;
             }
-            implied(
-                graph,
-                &port,
-                seen,
-                format!("no longer a port of {}", wish.name()),
-            );
+            implied(graph, &port, seen, format!("no longer a port of {}", wish.name()));
             if let Some(t) = graph.get_mut(&port) {
                 t.controller = Some(String::new());
             }
@@ -247,9 +218,7 @@ fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
 
 fn keeps_no_extra(wish: &Interface) -> bool {
     matches!(
-        wish.tree()
-            .get("bridge")
-            .and_then(|b| b.get("allow-extra-ports")),
+        wish.tree().get("bridge").and_then(|b| b.get("allow-extra-ports")),
         Some(serde_json::Value::Bool(false))
     )
 }
@@ -302,19 +271,12 @@ fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> 
         };
         let carries = kinds.get(&controller).copied();
         let carries = carries
-            .or_else(|| {
-                seen.state
-                    .interface(&controller)
-                    .map(|c| c.kind.ports_carry_ip())
-            })
+            .or_else(|| seen.state.interface(&controller).map(|c| c.kind.ports_carry_ip()))
             .unwrap_or(true);
         if controller.is_empty() || carries || touched.wish.is_absent() {
             continue;
         }
-        for (section, ip) in [
-            ("ipv4", &mut touched.wish.ipv4),
-            ("ipv6", &mut touched.wish.ipv6),
-        ] {
+        for (section, ip) in [("ipv4", &mut touched.wish.ipv4), ("ipv6", &mut touched.wish.ipv6)] {
             if ip.as_ref().is_some_and(Ip::is_enabled) {
                 return Err(Invalid::new(
                     format!("interfaces[{name}].{section}.enabled"),

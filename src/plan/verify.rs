@@ -30,11 +30,7 @@ impl std::fmt::Display for Difference {
     }
 }
 
-fn difference(
-    path: impl Into<String>,
-    current: impl Into<String>,
-    desired: impl Into<String>,
-) -> Difference {
+fn difference(path: impl Into<String>, current: impl Into<String>, desired: impl Into<String>) -> Difference {
     Difference {
         path: path.into(),
         current: current.into(),
@@ -57,27 +53,17 @@ pub fn verify(expect: &NetworkState, seen: &Observation) -> Vec<Difference> {
 fn interface(wish: &Interface, current: Option<&Interface>, out: &mut Vec<Difference>) {
     let label = format!("interfaces[{}]", wish.name());
     match (wish.base.state.unwrap_or_default(), current) {
-        (State::Absent, Some(c)) if c.kind.is_virtual() => {
-            out.push(difference(label, c.kind.type_name(), "absent"))
-        }
+        (State::Absent, Some(c)) if c.kind.is_virtual() => out.push(difference(label, c.kind.type_name(), "absent")),
         (State::Down, Some(c)) if c.base.state == Some(State::Up) => {
             out.push(difference(format!("{label}.state"), "up", "down"))
         }
         (State::Up, None) => {
-            out.push(difference(
-                &label,
-                "",
-                format!("new {}", wish.kind.type_name()),
-            ));
+            out.push(difference(&label, "", format!("new {}", wish.kind.type_name())));
             properties(wish, None, &label, out);
         }
         (State::Up, Some(c)) => {
             if c.base.state != Some(State::Up) {
-                out.push(difference(
-                    format!("{label}.state"),
-                    word(c.base.state),
-                    "up",
-                ));
+                out.push(difference(format!("{label}.state"), word(c.base.state), "up"));
             }
             properties(wish, Some(c), &label, out);
         }
@@ -94,28 +80,16 @@ fn word(state: Option<State>) -> &'static str {
     }
 }
 
-fn properties(
-    wish: &Interface,
-    current: Option<&Interface>,
-    label: &str,
-    out: &mut Vec<Difference>,
-) {
+fn properties(wish: &Interface, current: Option<&Interface>, label: &str, out: &mut Vec<Difference>) {
     let want = Value::Object(comparable(wish));
     // of an interface that is not there every property is missing one by one, not the whole
     let got = Value::Object(current.map(comparable).unwrap_or_default());
     let mut missing = vec![];
     tree::missing(&want, &got, "", &mut missing);
     let extra = extra_addresses(wish, current);
-    for Missing { path, want, got } in missing
-        .into_iter()
-        .filter(|m| !(m.want.is_null() && m.got.is_null()))
-    {
+    for Missing { path, want, got } in missing.into_iter().filter(|m| !(m.want.is_null() && m.got.is_null())) {
         let (path, want) = readable(&path, &want);
-        let current = if current.is_none() {
-            String::new()
-        } else {
-            print(&got)
-        };
+        let current = if current.is_none() { String::new() } else { print(&got) };
         out.push(difference(format!("{label}.{path}"), current, want));
     }
     for (path, address) in extra {
@@ -138,10 +112,7 @@ fn extra_addresses(wish: &Interface, current: Option<&Interface>) -> Vec<(String
                 .static_addresses()
                 .any(|w| (w.ip, w.prefix_length) == (a.ip, a.prefix_length))
         }) {
-            extra.push((
-                format!("{section}.address"),
-                format!("{}/{}", a.ip, a.prefix_length),
-            ));
+            extra.push((format!("{section}.address"), format!("{}/{}", a.ip, a.prefix_length)));
         }
     }
     extra
@@ -173,10 +144,7 @@ fn print(value: &Value) -> String {
 fn routes(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
     let none = vec![];
     let now = seen.state.routes.as_ref();
-    let running: Vec<_> = now
-        .iter()
-        .flat_map(|r| r.running.iter().flatten())
-        .collect();
+    let running: Vec<_> = now.iter().flat_map(|r| r.running.iter().flatten()).collect();
     let config = now.and_then(|r| r.config.as_ref()).unwrap_or(&none);
     let wishes = expect.routes.iter().flat_map(|r| r.config.iter().flatten());
     for (i, wish) in wishes.clone().enumerate() {
@@ -190,9 +158,7 @@ fn routes(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) 
             ])
         };
         if wish.is_absent() {
-            let kept = |r: &&crate::state::route::Route| {
-                !wishes.clone().any(|w| !w.is_absent() && w.matches(r))
-            };
+            let kept = |r: &&crate::state::route::Route| !wishes.clone().any(|w| !w.is_absent() && w.matches(r));
             if let Some(found) = config.iter().find(|r| wish.matches(r) && kept(r)) {
                 out.push(difference(
                     label,
@@ -214,10 +180,7 @@ fn rules(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
         .as_ref()
         .and_then(|r| r.config.as_ref())
         .unwrap_or(&none);
-    let wishes = expect
-        .route_rules
-        .iter()
-        .flat_map(|r| r.config.iter().flatten());
+    let wishes = expect.route_rules.iter().flat_map(|r| r.config.iter().flatten());
     for (i, wish) in wishes.clone().enumerate() {
         let label = format!("route-rules.config[{i}]");
         let text = || {
@@ -229,15 +192,9 @@ fn rules(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
             ])
         };
         if wish.is_absent() {
-            let kept = |r: &&crate::state::rule::Rule| {
-                !wishes.clone().any(|w| !w.is_absent() && w.matches(r))
-            };
+            let kept = |r: &&crate::state::rule::Rule| !wishes.clone().any(|w| !w.is_absent() && w.matches(r));
             if now.iter().any(|r| wish.matches(r) && kept(&r)) {
-                out.push(difference(
-                    label,
-                    "present",
-                    format!("absent {}", text()).trim_end(),
-                ));
+                out.push(difference(label, "present", format!("absent {}", text()).trim_end()));
             }
         } else if !now.iter().any(|r| wish.matches(r)) {
             out.push(difference(label, "none", text()));

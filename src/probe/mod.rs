@@ -26,12 +26,9 @@ pub struct ProbeResult {
 /// STUB replaced by the probes.
 pub trait Look: Send + Sync {
     /// Facts.
-    fn facts(
-        &self,
-    ) -> impl std::future::Future<Output = Result<crate::facts::Facts, crate::host::HostError>> + Send;
+    fn facts(&self) -> impl std::future::Future<Output = Result<crate::facts::Facts, crate::host::HostError>> + Send;
     /// Event.
-    fn changed(&self, limit: std::time::Duration)
-    -> impl std::future::Future<Output = bool> + Send;
+    fn changed(&self, limit: std::time::Duration) -> impl std::future::Future<Output = bool> + Send;
 }
 /// Baseline.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +55,10 @@ pub struct ProbeFailure {
 #[derive(Debug, Clone, Default)]
 pub struct Prober {}
 impl Prober {
+    /// D
+    pub fn defaults(_t: std::time::Duration, _d: Option<String>, _c: Option<u8>) -> Self {
+        Prober {}
+    }
     /// None.
     pub fn none() -> Self {
         Prober {}

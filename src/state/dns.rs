@@ -84,9 +84,7 @@ impl Dns {
         for (i, option) in self.options.iter().flatten().enumerate() {
             let ok = match option.split_once(':') {
                 None => OPTIONS.contains(&option.as_str()),
-                Some((key, value)) => {
-                    matches!(key, "ndots" | "timeout" | "attempts") && value.parse::<u32>().is_ok()
-                }
+                Some((key, value)) => matches!(key, "ndots" | "timeout" | "attempts") && value.parse::<u32>().is_ok(),
             };
             if !ok {
                 return Err(Invalid::new(
@@ -127,10 +125,7 @@ impl Dns {
 
     /// The interface of a link-local server.
     pub fn scoped_to(&self) -> Option<&str> {
-        self.server
-            .iter()
-            .flatten()
-            .find_map(|s| Some(s.split_once('%')?.1))
+        self.server.iter().flatten().find_map(|s| Some(s.split_once('%')?.1))
     }
 
     /// As NetworkManager's global setting.
@@ -147,13 +142,7 @@ impl Dns {
 /// DNS kept in one profile: servers (both families), search domains, options.
 pub fn of_profile(saved: &SavedProfile) -> Dns {
     let p = &saved.profile;
-    let both = |key: &str| -> Vec<String> {
-        ["ipv4", "ipv6"]
-            .iter()
-            .flat_map(|s| p.strs(s, key))
-            .cloned()
-            .collect()
-    };
+    let both = |key: &str| -> Vec<String> { ["ipv4", "ipv6"].iter().flat_map(|s| p.strs(s, key)).cloned().collect() };
     let mut server = both("dns");
     if let Some(name) = saved.interface() {
         for text in &mut server {
@@ -249,10 +238,7 @@ mod tests {
     #[test]
     fn lists_left_out_stay_and_empty_clears_all() {
         let now = dns("{server: [192.0.2.1], search: [a.example], options: []}");
-        assert_eq!(
-            Dns::merge(&dns("{search: [b.example]}"), &now).server,
-            now.server
-        );
+        assert_eq!(Dns::merge(&dns("{search: [b.example]}"), &now).server, now.server);
         assert!(Dns::merge(&dns("{}"), &now).is_purge());
     }
 }

@@ -99,9 +99,7 @@ impl NetworkState {
 
     fn settle(&mut self) -> Result<(), Invalid> {
         if let Some(config) = self.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) {
-            config
-                .validate()
-                .map_err(|e| e.under("dns-resolver.config"))?;
+            config.validate().map_err(|e| e.under("dns-resolver.config"))?;
         }
         for (i, route) in self
             .routes
@@ -109,9 +107,7 @@ impl NetworkState {
             .flat_map(|r| r.config.iter_mut().flatten())
             .enumerate()
         {
-            route
-                .settle()
-                .map_err(|e| e.under(&format!("routes.config[{i}]")))?;
+            route.settle().map_err(|e| e.under(&format!("routes.config[{i}]")))?;
         }
         for (i, rule) in self
             .route_rules
@@ -132,11 +128,7 @@ impl NetworkState {
 
     /// Renders what the edges saw.
     pub fn from_facts(facts: &Facts) -> Self {
-        let mut interfaces: Vec<Interface> = facts
-            .links
-            .iter()
-            .map(|l| interface_from_facts(l, facts))
-            .collect();
+        let mut interfaces: Vec<Interface> = facts.links.iter().map(|l| interface_from_facts(l, facts)).collect();
         interfaces.sort_by(|a, b| a.base.name.cmp(&b.base.name));
         let hostname = Hostname {
             running: facts.hostname.running.clone(),
@@ -162,16 +154,12 @@ impl NetworkState {
 
     /// Only one interface with its routes and the rules of their tables.
     pub fn only(mut self, name: &str) -> Self {
-        self.interfaces.retain(|i| {
-            i.base.name == name || i.base.alt_names.iter().flatten().any(|a| a.name == name)
-        });
+        self.interfaces
+            .retain(|i| i.base.name == name || i.base.alt_names.iter().flatten().any(|a| a.name == name));
         let kept = self.interfaces.first().map(|i| i.base.name.clone());
         let mut tables = std::collections::BTreeSet::new();
         if let Some(routes) = &mut self.routes {
-            for list in [&mut routes.running, &mut routes.config]
-                .into_iter()
-                .flatten()
-            {
+            for list in [&mut routes.running, &mut routes.config].into_iter().flatten() {
                 list.retain(|r| r.next_hop_interface == kept);
                 tables.extend(list.iter().map(route::Route::table));
             }
@@ -187,10 +175,7 @@ impl NetworkState {
     }
 }
 
-fn section<T: serde::de::DeserializeOwned>(
-    map: &mut Map<String, Value>,
-    key: &str,
-) -> Result<Option<T>, Invalid> {
+fn section<T: serde::de::DeserializeOwned>(map: &mut Map<String, Value>, key: &str) -> Result<Option<T>, Invalid> {
     match map.remove(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => from_value(value).map(Some).map_err(|e| e.under(key)),
@@ -220,17 +205,13 @@ fn parse_interfaces(list: Vec<Value>) -> Result<Vec<Interface>, Invalid> {
                 ));
             }
             _ => {
-                return Err(Invalid::new(
-                    format!("interfaces[{i}]"),
-                    "an interface needs a name",
-                ));
+                return Err(Invalid::new(format!("interfaces[{i}]"), "an interface needs a name"));
             }
         };
         let parsed = Interface::from_tree(entry).map_err(|e| e.under(&label))?;
         // the last of two entries for one interface wins, as it always did
-        interfaces.retain(|other| {
-            other.base.name != parsed.base.name || other.kind.type_name() != parsed.kind.type_name()
-        });
+        interfaces
+            .retain(|other| other.base.name != parsed.base.name || other.kind.type_name() != parsed.kind.type_name());
         interfaces.push(parsed);
     }
     Ok(interfaces)
@@ -306,10 +287,7 @@ mod tests {
                 "routes: {config: [{destination: 10.0.0.0/8}]}",
                 "routes.config[0].next-hop-interface",
             ),
-            (
-                "dns-resolver: {config: {server: [x]}}",
-                "dns-resolver.config.server[0]",
-            ),
+            ("dns-resolver: {config: {server: [x]}}", "dns-resolver.config.server[0]"),
         ];
         for (text, path) in cases {
             let fault = parse(text).unwrap_err();

@@ -208,10 +208,7 @@ impl Route {
         }
         match (self.route_type, &self.next_hop_interface) {
             (None, None) => {
-                return Err(Invalid::new(
-                    "next-hop-interface",
-                    "a route needs next-hop-interface",
-                ));
+                return Err(Invalid::new("next-hop-interface", "a route needs next-hop-interface"));
             }
             (Some(_), _) if self.gateway().is_some() => {
                 return Err(Invalid::new(
@@ -228,13 +225,8 @@ impl Route {
             _ => {}
         }
         match self.weight {
-            Some(w) if !(1..=256).contains(&w) => {
-                Err(Invalid::new("weight", format!("{w} is outside 1–256")))
-            }
-            Some(_) if self.is_ipv6() => Err(Invalid::new(
-                "weight",
-                "NetworkManager has no IPv6 multipath weights",
-            )),
+            Some(w) if !(1..=256).contains(&w) => Err(Invalid::new("weight", format!("{w} is outside 1–256"))),
+            Some(_) if self.is_ipv6() => Err(Invalid::new("weight", "NetworkManager has no IPv6 multipath weights")),
             _ => Ok(()),
         }
     }
@@ -264,25 +256,16 @@ impl Route {
             initrwnd,
             quickack,
         } = self;
-        same(
-            destination
-                .as_ref()
-                .map(|d| Some(d) == other.destination.as_ref()),
-        ) && same(
-            next_hop_interface
-                .as_ref()
-                .filter(|_| route_type.is_none())
-                .map(|i| Some(i) == other.next_hop_interface.as_ref()),
-        ) && same(
-            next_hop_address
-                .as_ref()
-                .map(|_| self.gateway() == other.gateway()),
-        ) && same(source.map(|s| Some(s) == other.source))
+        same(destination.as_ref().map(|d| Some(d) == other.destination.as_ref()))
             && same(
-                metric
-                    .filter(|m| *m >= 0)
-                    .map(|m| m == other.metric.unwrap_or(-1)),
+                next_hop_interface
+                    .as_ref()
+                    .filter(|_| route_type.is_none())
+                    .map(|i| Some(i) == other.next_hop_interface.as_ref()),
             )
+            && same(next_hop_address.as_ref().map(|_| self.gateway() == other.gateway()))
+            && same(source.map(|s| Some(s) == other.source))
+            && same(metric.filter(|m| *m >= 0).map(|m| m == other.metric.unwrap_or(-1)))
             && same(table_id.map(|_| self.table() == other.table()))
             && (self.is_absent() || self.table() == other.table())
             && (if self.is_absent() {
@@ -314,9 +297,7 @@ impl Route {
         put("next-hop", self.gateway().map(|g| g.to_string().into()));
         put(
             "metric",
-            self.metric
-                .and_then(|m| u32::try_from(m).ok())
-                .map(Value::U32),
+            self.metric.and_then(|m| u32::try_from(m).ok()).map(Value::U32),
         );
         put("table", (self.table() != MAIN).then(|| self.table().into()));
         put("src", self.source.map(|s| s.to_string().into()));
@@ -350,9 +331,7 @@ impl Route {
         };
         Some(Route {
             state: None,
-            destination: Some(
-                net(&format!("{}/{}", text("dest")?, number("prefix")?))?.to_string(),
-            ),
+            destination: Some(net(&format!("{}/{}", text("dest")?, number("prefix")?))?.to_string()),
             next_hop_interface: kind.is_none().then(|| interface.to_owned()),
             next_hop_address: text("next-hop").map(str::to_owned),
             source: text("src").and_then(|s| s.parse().ok()),
@@ -374,10 +353,7 @@ impl Route {
 
     /// Reads a kernel route. The default gateway's absence is printed as the family's zero address, as scripts expect.
     pub fn from_facts(r: &facts::Route, facts: &Facts) -> Self {
-        let interface = r
-            .link
-            .and_then(|i| facts.link_by_index(i))
-            .map(|l| l.name.clone());
+        let interface = r.link.and_then(|i| facts.link_by_index(i)).map(|l| l.name.clone());
         let kind = match r.kind {
             6 => Some(RouteType::Blackhole),
             7 => Some(RouteType::Unreachable),

@@ -154,10 +154,7 @@ impl Rule {
                 match net(text) {
                     Some(net) => *slot = Some(net.to_string()),
                     None => {
-                        return Err(Invalid::new(
-                            key,
-                            format!("'{text}' is not a network in CIDR notation"),
-                        ));
+                        return Err(Invalid::new(key, format!("'{text}' is not a network in CIDR notation")));
                     }
                 }
             }
@@ -201,10 +198,7 @@ impl Rule {
             iif,
             suppress_prefix_length,
         } = self;
-        let text = |mine: &Option<String>, theirs: &Option<String>| match (
-            mine.as_deref(),
-            theirs.as_deref(),
-        ) {
+        let text = |mine: &Option<String>, theirs: &Option<String>| match (mine.as_deref(), theirs.as_deref()) {
             (None, _) => true,
             (Some(""), theirs) => theirs.is_none_or(str::is_empty),
             (mine, theirs) => mine == theirs,
@@ -213,11 +207,8 @@ impl Rule {
         (any_family || self.is_ipv6() == other.is_ipv6())
             && text(ip_from, &other.ip_from)
             && text(ip_to, &other.ip_to)
-            && priority
-                .filter(|p| *p >= 0)
-                .is_none_or(|p| Some(p) == other.priority)
-            && (route_table.is_none() && (self.is_absent() || action.is_some())
-                || self.table() == other.table())
+            && priority.filter(|p| *p >= 0).is_none_or(|p| Some(p) == other.priority)
+            && (route_table.is_none() && (self.is_absent() || action.is_some()) || self.table() == other.table())
             && fwmark.is_none_or(|v| Some(v) == other.fwmark)
             && fwmask.is_none_or(|v| v == other.fwmask.unwrap_or(u32::MAX))
             && (self.is_absent() && action.is_none() || *action == other.action)
@@ -229,10 +220,7 @@ impl Rule {
     pub fn to_nm(&self) -> Dict {
         let mut d = Dict::new();
         // AF_INET 2, AF_INET6 10
-        d.insert(
-            "family".into(),
-            Value::I32(if self.is_ipv6() { 10 } else { 2 }),
-        );
+        d.insert("family".into(), Value::I32(if self.is_ipv6() { 10 } else { 2 }));
         let mut put = |key: &str, value: Option<Value>| {
             if let Some(value) = value {
                 d.insert(key.to_owned(), value);
@@ -240,14 +228,9 @@ impl Rule {
         };
         put(
             "priority",
-            self.priority
-                .and_then(|p| u32::try_from(p).ok())
-                .map(Value::U32),
+            self.priority.and_then(|p| u32::try_from(p).ok()).map(Value::U32),
         );
-        for (key, length, text) in [
-            ("from", "from-len", &self.ip_from),
-            ("to", "to-len", &self.ip_to),
-        ] {
+        for (key, length, text) in [("from", "from-len", &self.ip_from), ("to", "to-len", &self.ip_to)] {
             if let Some(net) = text.as_deref().and_then(net) {
                 put(key, Some(net.addr().to_string().into()));
                 put(length, Some(Value::Byte(net.prefix_len())));
@@ -255,10 +238,7 @@ impl Rule {
         }
         put("table", self.action.is_none().then(|| self.table().into()));
         put("fwmark", self.fwmark.map(Value::U32));
-        put(
-            "fwmask",
-            self.fwmark.map(|_| self.fwmask.unwrap_or(u32::MAX).into()),
-        );
+        put("fwmask", self.fwmark.map(|_| self.fwmask.unwrap_or(u32::MAX).into()));
         put("action", self.action.map(|a| Value::Byte(a.number())));
         put("iifname", self.iif.clone().map(Value::Str));
         put(
@@ -329,18 +309,10 @@ impl Rule {
 
 /// Reads `route-rules`: those of persons and NetworkManager (boot 3, static 4, unspecified 0), and of daemons known to routes.
 pub fn from_facts(facts: &Facts) -> Rules {
-    let mine = |r: &&facts::Rule| {
-        matches!(r.protocol, 0 | 3 | 4 | 9 | 16 | 17 | 18 | 42) && matches!(r.action, 1 | 6 | 7 | 8)
-    };
+    let mine =
+        |r: &&facts::Rule| matches!(r.protocol, 0 | 3 | 4 | 9 | 16 | 17 | 18 | 42) && matches!(r.action, 1 | 6 | 7 | 8);
     Rules {
-        config: Some(
-            facts
-                .rules
-                .iter()
-                .filter(mine)
-                .map(Rule::from_facts)
-                .collect(),
-        ),
+        config: Some(facts.rules.iter().filter(mine).map(Rule::from_facts).collect()),
     }
 }
 
@@ -371,9 +343,6 @@ mod tests {
                 .path,
             "family"
         );
-        assert_eq!(
-            rule("{family: ipv4, fwmask: 1}").settle().unwrap_err().path,
-            "fwmask"
-        );
+        assert_eq!(rule("{family: ipv4, fwmask: 1}").settle().unwrap_err().path, "fwmask");
     }
 }

@@ -131,8 +131,7 @@ impl Base {
     ];
 
     /// Keys that are only read: dropped from a wish.
-    pub const READ_ONLY: &'static [&'static str] =
-        &["driver", "permanent-mac-address", "min-mtu", "max-mtu"];
+    pub const READ_ONLY: &'static [&'static str] = &["driver", "permanent-mac-address", "min-mtu", "max-mtu"];
 
     /// Where the description lives in a profile (`user.data`).
     const DESCRIPTION: &'static str = "nmstate.interface.description";
@@ -141,24 +140,16 @@ impl Base {
     pub fn validate(&self) -> Result<(), Invalid> {
         let by_name = self.identifier.unwrap_or_default() == Identifier::Name;
         // a longer name may still be an alt-name of an existing link: `plan::resolve` decides
-        if let Some(why) =
-            scalar::bad_interface_name(&self.name).filter(|_| by_name && self.name.len() <= 15)
-        {
+        if let Some(why) = scalar::bad_interface_name(&self.name).filter(|_| by_name && self.name.len() <= 15) {
             return Err(Invalid::new("name", why));
         }
         if let Some(text) = &self.mac_address
             && scalar::mac(text).is_none()
         {
-            return Err(Invalid::new(
-                "mac-address",
-                format!("'{text}' is not a MAC address"),
-            ));
+            return Err(Invalid::new("mac-address", format!("'{text}' is not a MAC address")));
         }
         if !by_name && self.mac_address.is_none() {
-            return Err(Invalid::new(
-                "identifier",
-                "mac-address needs the key mac-address",
-            ));
+            return Err(Invalid::new("identifier", "mac-address needs the key mac-address"));
         }
         Ok(())
     }
@@ -182,9 +173,7 @@ impl Base {
         Base {
             name: link.name.clone(),
             profile_name: id.filter(|id| *id != link.name).map(str::to_owned),
-            description: profile
-                .and_then(Self::description)
-                .filter(|d| !d.is_empty()),
+            description: profile.and_then(Self::description).filter(|d| !d.is_empty()),
             driver: link.driver.clone(),
             state: Some(Self::state(link, facts)),
             identifier: profile.map(|_| Identifier::Name),
@@ -196,8 +185,7 @@ impl Base {
             max_mtu: link.max_mtu.filter(|v| *v > 0),
             controller,
             accept_all_mac_addresses: Some(link.promiscuous),
-            alt_names: (!link.alt_names.is_empty())
-                .then(|| link.alt_names.iter().map(alt).collect()),
+            alt_names: (!link.alt_names.is_empty()).then(|| link.alt_names.iter().map(alt).collect()),
         }
     }
 
@@ -257,9 +245,7 @@ impl Base {
         }
         let by_mac = *identifier == Some(Identifier::MacAddress);
         let bytes = |text: &String| -> Option<Vec<u8>> {
-            text.split([':', '-'])
-                .map(|p| u8::from_str_radix(p, 16).ok())
-                .collect()
+            text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
         };
         if let Some(mac) = mac_address.as_ref().and_then(bytes) {
             let (setting, key) = match by_mac {

@@ -76,10 +76,7 @@ impl Vlan {
 
     /// Reads what the kernel lets through. A port that only has the bridge's default PVID 1 untagged says nothing.
     pub fn from_facts(ranges: &[VlanRange]) -> Option<Self> {
-        let native = ranges
-            .iter()
-            .find(|r| r.pvid && r.untagged)
-            .map(|r| r.first);
+        let native = ranges.iter().find(|r| r.pvid && r.untagged).map(|r| r.first);
         let mut tagged: Vec<TrunkTag> = ranges
             .iter()
             .filter(|r| !r.untagged)
@@ -127,10 +124,7 @@ impl Vlan {
             .chain(tag.map(|t| (t, t)));
         for (low, high) in ids {
             if low == 0 || high > 4094 || low > high {
-                return Err(Invalid::new(
-                    "",
-                    format!("VLAN {low}–{high} is outside 1–4094"),
-                ));
+                return Err(Invalid::new("", format!("VLAN {low}–{high} is outside 1–4094")));
             }
         }
         let native = *enable_native == Some(true);
@@ -144,34 +138,21 @@ impl Vlan {
                 "trunk-tags",
                 "an access port has no trunk tags; use mode trunk",
             )),
-            Mode::Access if !self.is_empty() && tag.is_none() => {
-                Err(Invalid::new("tag", "an access port needs a tag"))
+            Mode::Access if !self.is_empty() && tag.is_none() => Err(Invalid::new("tag", "an access port needs a tag")),
+            Mode::Trunk if !trunk => Err(Invalid::new("trunk-tags", "a trunk port needs trunk-tags")),
+            Mode::Trunk if tag.is_some() && !native => {
+                Err(Invalid::new("tag", "a trunk port's tag needs enable-native: true"))
             }
-            Mode::Trunk if !trunk => {
-                Err(Invalid::new("trunk-tags", "a trunk port needs trunk-tags"))
-            }
-            Mode::Trunk if tag.is_some() && !native => Err(Invalid::new(
-                "tag",
-                "a trunk port's tag needs enable-native: true",
-            )),
             Mode::Trunk => self.overlap(),
             Mode::Access => Ok(()),
         }
     }
 
     fn overlap(&self) -> Result<(), Invalid> {
-        let mut all: Vec<(u16, u16)> = self
-            .trunk_tags
-            .iter()
-            .flatten()
-            .map(|t| t.bounds())
-            .collect();
+        let mut all: Vec<(u16, u16)> = self.trunk_tags.iter().flatten().map(|t| t.bounds()).collect();
         all.sort_unstable();
         match all.windows(2).find(|w| w[1].0 <= w[0].1) {
-            Some(w) => Err(Invalid::new(
-                "trunk-tags",
-                format!("VLAN {} is in two entries", w[1].0),
-            )),
+            Some(w) => Err(Invalid::new("trunk-tags", format!("VLAN {} is in two entries", w[1].0))),
             None => Ok(()),
         }
     }
@@ -216,14 +197,7 @@ pub fn normalise(tree: &mut Map<String, Value>) {
         }
         let text: Vec<Value> = joined
             .iter()
-            .map(|(l, h)| {
-                if l == h {
-                    l.to_string()
-                } else {
-                    format!("{l}-{h}")
-                }
-                .into()
-            })
+            .map(|(l, h)| if l == h { l.to_string() } else { format!("{l}-{h}") }.into())
             .collect();
         tree.insert("trunk-tags".into(), text.into());
     }
@@ -270,12 +244,7 @@ mod tests {
             pvid: native,
             untagged: native,
         };
-        let seen = Vlan::from_facts(&[
-            range(2, 99, false),
-            range(100, 100, true),
-            range(101, 4094, false),
-        ])
-        .unwrap();
+        let seen = Vlan::from_facts(&[range(2, 99, false), range(100, 100, true), range(101, 4094, false)]).unwrap();
         assert_eq!((seen.tag, seen.enable_native), (Some(100), Some(true)));
         assert_eq!(Vlan::from_facts(&[range(1, 1, true)]), None);
     }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netlink_packet_route::link::{
-    BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData,
-};
+use netlink_packet_route::link::{BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -226,29 +224,17 @@ impl Options {
                 InfoBridge::MulticastQuerier(v) => o.multicast_querier = Some(*v),
                 InfoBridge::MulticastQueryUseIfaddr(v) => o.multicast_query_use_ifaddr = Some(*v),
                 InfoBridge::MulticastLastMemberCount(v) => o.multicast_last_member_count = Some(*v),
-                InfoBridge::MulticastLastMemberInterval(v) => {
-                    o.multicast_last_member_interval = Some(*v)
-                }
-                InfoBridge::MulticastMembershipInterval(v) => {
-                    o.multicast_membership_interval = Some(*v)
-                }
+                InfoBridge::MulticastLastMemberInterval(v) => o.multicast_last_member_interval = Some(*v),
+                InfoBridge::MulticastMembershipInterval(v) => o.multicast_membership_interval = Some(*v),
                 InfoBridge::MulticastQuerierInterval(v) => o.multicast_querier_interval = Some(*v),
                 InfoBridge::MulticastQueryInterval(v) => o.multicast_query_interval = Some(*v),
-                InfoBridge::MulticastQueryResponseInterval(v) => {
-                    o.multicast_query_response_interval = Some(*v)
-                }
-                InfoBridge::MulticastStartupQueryCount(v) => {
-                    o.multicast_startup_query_count = Some(*v)
-                }
-                InfoBridge::MulticastStartupQueryInterval(v) => {
-                    o.multicast_startup_query_interval = Some(*v)
-                }
+                InfoBridge::MulticastQueryResponseInterval(v) => o.multicast_query_response_interval = Some(*v),
+                InfoBridge::MulticastStartupQueryCount(v) => o.multicast_startup_query_count = Some(*v),
+                InfoBridge::MulticastStartupQueryInterval(v) => o.multicast_startup_query_interval = Some(*v),
                 InfoBridge::GcTimer(v) => o.gc_timer = Some(*v),
                 InfoBridge::HelloTimer(v) => o.hello_timer = Some(*v),
                 InfoBridge::VlanDefaultPvid(v) => o.vlan_default_pvid = Some((*v).into()),
-                InfoBridge::VlanProtocol(v) => {
-                    o.vlan_protocol = Some(v.to_string().to_ascii_lowercase())
-                }
+                InfoBridge::VlanProtocol(v) => o.vlan_protocol = Some(v.to_string().to_ascii_lowercase()),
                 InfoBridge::MulticastRouter(v) => {
                     o.multicast_router = Some(match v {
                         BridgeMulticastRouterType::Disabled => MulticastRouter::Disabled,
@@ -296,10 +282,9 @@ impl Options {
             }
         }
         match self.group_addr.as_deref() {
-            Some(text) if scalar::mac(text).is_none() => Err(Invalid::new(
-                "group-addr",
-                format!("'{text}' is not a MAC address"),
-            )),
+            Some(text) if scalar::mac(text).is_none() => {
+                Err(Invalid::new("group-addr", format!("'{text}' is not a MAC address")))
+            }
             _ => Ok(()),
         }
     }
@@ -353,17 +338,11 @@ impl Options {
 }
 
 fn mac_text(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|b| format!("{b:02X}"))
-        .collect::<Vec<_>>()
-        .join(":")
+    bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
 }
 
 fn mac_bytes(text: &str) -> Option<Vec<u8>> {
-    text.split([':', '-'])
-        .map(|p| u8::from_str_radix(p, 16).ok())
-        .collect()
+    text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
 }
 
 impl Port {
@@ -403,13 +382,9 @@ impl Kind for LinuxBridge {
             Some(InfoData::Bridge(info)) => info,
             _ => &[],
         };
-        let filtering = info
-            .iter()
-            .any(|i| matches!(i, InfoBridge::VlanFiltering(true)));
+        let filtering = info.iter().any(|i| matches!(i, InfoBridge::VlanFiltering(true)));
         let port_of = |l: &Link| {
-            let vlan = filtering
-                .then(|| bridge_vlan::Vlan::from_facts(&l.vlans))
-                .flatten();
+            let vlan = filtering.then(|| bridge_vlan::Vlan::from_facts(&l.vlans)).flatten();
             Port {
                 vlan,
                 ..Port::from_facts(l)
@@ -444,10 +419,7 @@ impl Kind for LinuxBridge {
                 return Err(Invalid::new(format!("{at}.name"), why));
             }
             if section.ports_iter().take(i).any(|p| p.name == port.name) {
-                return Err(Invalid::new(
-                    at,
-                    format!("port '{}' is listed twice", port.name),
-                ));
+                return Err(Invalid::new(at, format!("port '{}' is listed twice", port.name)));
             }
             if let Some(v) = port.stp_priority.filter(|v| *v > 63) {
                 return Err(Invalid::new(
@@ -456,8 +428,7 @@ impl Kind for LinuxBridge {
                 ));
             }
             if let Some(vlan) = &port.vlan {
-                vlan.validate()
-                    .map_err(|e| e.under(&format!("{at}.vlan")))?;
+                vlan.validate().map_err(|e| e.under(&format!("{at}.vlan")))?;
             }
         }
         Ok(())
@@ -481,11 +452,7 @@ impl Kind for LinuxBridge {
         section.port = Some(names.iter().map(named).collect());
     }
 
-    fn settle(
-        merged: &mut Map<String, Value>,
-        desired: &Map<String, Value>,
-        current: &Map<String, Value>,
-    ) {
+    fn settle(merged: &mut Map<String, Value>, desired: &Map<String, Value>, current: &Map<String, Value>) {
         let ports = |map: &Map<String, Value>| {
             map.get("bridge")
                 .and_then(|b| b.get("port"))
@@ -531,9 +498,7 @@ impl Kind for LinuxBridge {
             options.to_profile(profile);
         }
         if let Some(ports) = port {
-            let filtering = ports
-                .iter()
-                .any(|p| p.vlan.as_ref().is_some_and(|v| !v.is_empty()));
+            let filtering = ports.iter().any(|p| p.vlan.as_ref().is_some_and(|v| !v.is_empty()));
             // absent counts as false, so that a bridge without VLANs keeps the default
             if filtering || profile.bool("bridge", "vlan-filtering").is_some() {
                 profile.put("bridge", "vlan-filtering", filtering);
@@ -603,11 +568,7 @@ impl Kind for LinuxBridge {
             if let Some(Value::Object(vlan)) = port.get_mut("vlan") {
                 bridge_vlan::normalise(vlan);
             }
-            let name = port
-                .get("name")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
+            let name = port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
             by_name.insert(name, port);
         }
         bridge.insert("port".into(), Value::Object(by_name.into_iter().collect()));
@@ -618,13 +579,12 @@ impl Kind for LinuxBridge {
             return None;
         }
         let mut dropped = false;
-        for port in self
-            .bridge
-            .iter_mut()
-            .flat_map(|b| b.port.iter_mut().flatten())
-        {
+        for port in self.bridge.iter_mut().flat_map(|b| b.port.iter_mut().flatten()) {
             dropped |= port.vlan.take().is_some_and(|v| !v.is_empty());
         }
-        dropped.then(|| "this kernel has no VLAN filtering on bridges (CONFIG_BRIDGE_VLAN_FILTERING): port VLANs left out".to_owned())
+        dropped.then(|| {
+            "this kernel has no VLAN filtering on bridges (CONFIG_BRIDGE_VLAN_FILTERING): port VLANs left out"
+                .to_owned()
+        })
     }
 }

@@ -21,9 +21,7 @@ pub use base::{AltName, Base, Identifier, State};
 use super::part::ip::Ip;
 
 /// What a type knows about itself. All pure; the generic code asks and never matches on the type.
-pub trait Kind:
-    Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned
-{
+pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned {
     /// `type` in the document.
     const TYPE: &'static str;
     /// Top-level keys of an interface that belong to this type.
@@ -68,12 +66,7 @@ pub trait Kind:
         None
     }
     /// Lays the written section over the current one where a plain overlay is wrong.
-    fn settle(
-        _merged: &mut Map<String, Value>,
-        _desired: &Map<String, Value>,
-        _current: &Map<String, Value>,
-    ) {
-    }
+    fn settle(_merged: &mut Map<String, Value>, _desired: &Map<String, Value>, _current: &Map<String, Value>) {}
     /// Writes its settings. `asked` is what to write: the document's wish, or the merged whole for a new profile.
     fn to_profile(&self, profile: &mut Profile);
     /// Writes what the controller wants of one port into the port's profile.
@@ -102,6 +95,7 @@ macro_rules! kinds {
     ($($variant:ident => $ty:ty),* $(,)?) => {
         /// The type of an interface with its own sections.
         #[derive(Debug, Clone, PartialEq)]
+        #[allow(clippy::large_enum_variant)] // a document has hundreds of these, not millions
         pub enum AnyKind {
             $(#[allow(missing_docs)] $variant($ty),)*
             /// A type that is only shown, or none given yet.
@@ -245,8 +239,7 @@ impl Interface {
             name: name.to_owned(),
             ..Base::default()
         };
-        let kind = AnyKind::parse(type_name, Map::new())
-            .unwrap_or(AnyKind::Other(other::Other::default()));
+        let kind = AnyKind::parse(type_name, Map::new()).unwrap_or(AnyKind::Other(other::Other::default()));
         Interface {
             base,
             ipv4: None,
@@ -296,12 +289,7 @@ impl Interface {
             None => map,
         };
         let kind = AnyKind::parse(&type_name, sections)?;
-        Ok(Interface {
-            base,
-            ipv4,
-            ipv6,
-            kind,
-        })
+        Ok(Interface { base, ipv4, ipv6, kind })
     }
 
     /// The entry as JSON.
@@ -341,23 +329,14 @@ impl Interface {
 
     /// What IP family it has: `ipv6` or `ipv4`.
     pub fn ip(&self, ipv6: bool) -> Option<&Ip> {
-        if ipv6 {
-            self.ipv6.as_ref()
-        } else {
-            self.ipv4.as_ref()
-        }
+        if ipv6 { self.ipv6.as_ref() } else { self.ipv4.as_ref() }
     }
 }
 
 impl Serialize for Interface {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap;
-        let Interface {
-            base,
-            ipv4,
-            ipv6,
-            kind,
-        } = self;
+        let Interface { base, ipv4, ipv6, kind } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &base.name)?;
         if !kind.type_name().is_empty() {
@@ -391,8 +370,7 @@ fn unknown_key(key: &str, type_name: &str, sections: &[&str]) -> String {
         .copied()
         .collect();
     let near = known.iter().find(|k| {
-        k.trim_end_matches('s') == key.trim_end_matches('s')
-            || k.replace('-', "") == key.replace(['-', '_'], "")
+        k.trim_end_matches('s') == key.trim_end_matches('s') || k.replace('-', "") == key.replace(['-', '_'], "")
     });
     match near {
         Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),

@@ -54,9 +54,7 @@ impl Kind for Veth {
             .filter(|_| !link.parent_elsewhere)
             .and_then(|i| facts.link_by_index(i));
         Veth {
-            veth: peer.map(|p| Section {
-                peer: p.name.clone(),
-            }),
+            veth: peer.map(|p| Section { peer: p.name.clone() }),
             ethernet: ethernet::Section::from_facts(link, facts),
         }
     }
@@ -66,9 +64,7 @@ impl Kind for Veth {
             None if cx.new => Err(Invalid::new("veth", "a new veth needs veth.peer")),
             Some(Section { peer }) => match scalar::bad_interface_name(peer) {
                 Some(why) => Err(Invalid::new("veth.peer", why)),
-                None if peer == cx.name => {
-                    Err(Invalid::new("veth.peer", "a veth cannot be its own peer"))
-                }
+                None if peer == cx.name => Err(Invalid::new("veth.peer", "a veth cannot be its own peer")),
                 None => Ok(()),
             },
             None => Ok(()),

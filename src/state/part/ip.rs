@@ -147,15 +147,11 @@ pub struct Addr {
 impl Addr {
     /// Given by DHCP or RA.
     pub fn is_dynamic(&self) -> bool {
-        self.valid_life_time
-            .as_deref()
-            .is_some_and(|l| l != "forever")
+        self.valid_life_time.as_deref().is_some_and(|l| l != "forever")
     }
 
     fn from_facts(a: &Address) -> Self {
-        let life = |seconds: Option<u32>| {
-            Some(seconds.map_or("forever".to_owned(), |s| format!("{s}sec")))
-        };
+        let life = |seconds: Option<u32>| Some(seconds.map_or("forever".to_owned(), |s| format!("{s}sec")));
         Addr {
             ip: a.ip,
             prefix_length: a.prefix,
@@ -201,9 +197,10 @@ impl Ip {
 
     /// Addresses that a person wrote: neither dynamic nor link-local.
     pub fn static_addresses(&self) -> impl Iterator<Item = &Addr> {
-        self.address.iter().flatten().filter(|a| {
-            !a.is_dynamic() && !is_link_local(&a.ip) && a.protocol.as_deref() != Some("ra")
-        })
+        self.address
+            .iter()
+            .flatten()
+            .filter(|a| !a.is_dynamic() && !is_link_local(&a.ip) && a.protocol.as_deref() != Some("ra"))
     }
 
     /// Faults that can be told without looking at the node. Paths start below `ipv4` or `ipv6`.
@@ -232,11 +229,7 @@ impl Ip {
             if a.ip.is_ipv6() != ipv6 {
                 return Err(Invalid::new(
                     format!("{at}.ip"),
-                    format!(
-                        "{} is not an {} address",
-                        a.ip,
-                        if ipv6 { "IPv6" } else { "IPv4" }
-                    ),
+                    format!("{} is not an {} address", a.ip, if ipv6 { "IPv6" } else { "IPv4" }),
                 ));
             }
             let max = if ipv6 { 128 } else { 32 };
@@ -247,10 +240,7 @@ impl Ip {
                 ));
             }
         }
-        if let Some(metric) = self
-            .auto_route_metric
-            .filter(|m| *m < -1 || *m > i64::from(u32::MAX))
-        {
+        if let Some(metric) = self.auto_route_metric.filter(|m| *m < -1 || *m > i64::from(u32::MAX)) {
             return Err(Invalid::new(
                 "auto-route-metric",
                 format!("{metric} is outside -1–{}", u32::MAX),
@@ -289,12 +279,8 @@ impl Ip {
             .filter(|a| a.link == link.index && a.ip.is_ipv6() == ipv6)
             .map(Addr::from_facts)
             .collect();
-        let own = facts
-            .device(&link.name)
-            .filter(|d| !d.external() && d.state > 10);
-        let profile = own
-            .and_then(|_| facts.active_profile(&link.name))
-            .map(|p| &p.profile);
+        let own = facts.device(&link.name).filter(|d| !d.external() && d.state > 10);
+        let profile = own.and_then(|_| facts.active_profile(&link.name)).map(|p| &p.profile);
         let method = profile.and_then(|p| p.str(setting(ipv6), "method"));
         let enabled = match method {
             Some("disabled") => false,
@@ -323,12 +309,9 @@ impl Ip {
             };
             // NetworkManager makes addresses itself and tells the kernel 'none'
             if let Some(mode) = profile.and_then(|p| p.int("ipv6", "addr-gen-mode")) {
-                ip.addr_gen_mode =
-                    Some(if mode == 0 { "eui64" } else { "stable-privacy" }.to_owned());
+                ip.addr_gen_mode = Some(if mode == 0 { "eui64" } else { "stable-privacy" }.to_owned());
             }
-            ip.token = profile
-                .and_then(|p| p.str("ipv6", "token"))
-                .map(str::to_owned);
+            ip.token = profile.and_then(|p| p.str("ipv6", "token")).map(str::to_owned);
         } else {
             ip.forwarding = link.ipv4_forwarding;
         }
@@ -341,18 +324,10 @@ impl Ip {
         self.auto_dns = off("ignore-auto-dns");
         self.auto_gateway = off("never-default");
         self.auto_routes = off("ignore-auto-routes");
-        self.auto_route_table_id = Some(
-            profile
-                .int(s, "route-table")
-                .unwrap_or(0)
-                .try_into()
-                .unwrap_or(0),
-        );
+        self.auto_route_table_id = Some(profile.int(s, "route-table").unwrap_or(0).try_into().unwrap_or(0));
         self.auto_route_metric = Some(profile.int(s, "route-metric").unwrap_or(-1));
         self.dhcp_send_hostname = Some(profile.bool(s, "dhcp-send-hostname").unwrap_or(true));
-        let custom = profile
-            .str(s, "dhcp-hostname")
-            .or_else(|| profile.str(s, "dhcp-fqdn"));
+        let custom = profile.str(s, "dhcp-hostname").or_else(|| profile.str(s, "dhcp-fqdn"));
         self.dhcp_custom_hostname = custom.filter(|h| !h.is_empty()).map(str::to_owned);
         if ipv6 {
             self.dhcp_duid = profile.str(s, "dhcp-duid").map(str::to_owned);
@@ -432,11 +407,7 @@ impl Ip {
     pub fn to_profile(&self, ipv6: bool, profile: &mut Profile) {
         let s = setting(ipv6);
         let addresses: Vec<Dict> = self.unique_addresses().iter().map(nm_address).collect();
-        let method = match (
-            self.is_enabled(),
-            self.dhcp == Some(true),
-            self.autoconf == Some(true),
-        ) {
+        let method = match (self.is_enabled(), self.dhcp == Some(true), self.autoconf == Some(true)) {
             (false, _, _) => "disabled",
             (true, true, _) if !ipv6 => "auto",
             (true, _, true) => "auto",
@@ -633,9 +604,8 @@ mod tests {
 
     #[test]
     fn dhcp_off_makes_its_addresses_static() {
-        let current = ip(
-            "{enabled: true, dhcp: true, address: [{ip: 192.0.2.9, prefix-length: 24, valid-life-time: 30sec}]}",
-        );
+        let current =
+            ip("{enabled: true, dhcp: true, address: [{ip: 192.0.2.9, prefix-length: 24, valid-life-time: 30sec}]}");
         let merged = Ip::merge(&ip("{dhcp: false}"), Some(&current));
         assert_eq!(merged.static_addresses().count(), 1);
         let mut profile = Profile::default();

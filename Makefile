@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench
+
+help: ## what there is to make
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the netwright binary
+	cargo build
+
+demo: ## the main job on real parts: etcd, kube-apiserver, two nodes (KEEP=1 leaves them up)
+	tests/bed/install.sh
+	cargo build
+	tests/bed/demo.sh
+
+test: ## all tests; as root also on a real NetworkManager in network namespaces
+	tests/bed/install.sh
+	cargo test
+
+lint: ## formatting, clippy, licences
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: licences not checked"; fi
+
+bench: ## ratios to NetworkManager's own floor, and to nmstatectl where PEER=path names one
+	tests/bed/install.sh
+	cargo build --profile e2e
+	tests/bed/bench.sh

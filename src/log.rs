@@ -1,0 +1,38 @@
+//! Where log lines go: the journal under systemd, text or JSON on stderr elsewhere.
+
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, fmt, registry};
+
+/// Form of the lines on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Starts logging. `RUST_LOG` wins over `verbose`.
+pub fn init(format: Format, verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    // kube logs every failed connection as an error: a node that lost the apiserver would flood its journal
+    let quiet = format!(
+        "{level},kube_client=off,kube_runtime=warn,hyper=warn,hyper_util=warn,rustls=warn,zbus=warn,hickory_proto=off,hickory_resolver=off,hickory_net=off,netlink_proto=warn,netlink_packet_route=error,surge_ping=off,tower=warn"
+    );
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let text = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match journal {
+        // fields become POLICY=, INTERFACE=, PHASE=
+        Some(journal) => registry().with(filter).with(journal.with_field_prefix(None)).init(),
+        None if format == Format::Json => registry()
+            .with(filter)
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .init(),
+        None => registry().with(filter).with(text).init(),
+    }
+}
