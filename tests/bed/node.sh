@@ -73,7 +73,7 @@ settled() {
 
 write_env() {
   local name
-  for name in ID NODE INDEX NETNS FAR_NETNS WIRE_NETNS OWN_FAR MNT_PID BUS_PID NM_PID NM_LOG NM_DIR GATEWAY \
+  for name in ID NODE INDEX NETNS FAR_NETNS WIRE_NETNS MNT_PID BUS_PID NM_PID NM_LOG NM_DIR GATEWAY \
     ADDRESS DBUS_SYSTEM_BUS_ADDRESS LINKS MGMT; do
     printf '%s=%q\n' "$name" "${!name:-}"
   done >"$dir/env.new"
@@ -206,6 +206,15 @@ XML
   trap - EXIT INT TERM
 }
 
+# A rule drops packets only if it comes before the one for local addresses, which is first by default.
+silence() {
+  if ip -n "$FAR_NETNS" rule | grep -q '^0:'; then
+    ip -n "$FAR_NETNS" rule add pref 100 lookup local
+    ip -n "$FAR_NETNS" rule del pref 0
+  fi
+  ip -n "$FAR_NETNS" rule add from "$1" blackhole pref 10
+}
+
 down() {
   dir=$(realpath -m "$1")
   [ -r "$dir/env" ] || return 0
@@ -230,7 +239,7 @@ case $verb in
     exec nsenter -t "$MNT_PID" -n -m -u -- env "DBUS_SYSTEM_BUS_ADDRESS=$DBUS_SYSTEM_BUS_ADDRESS" \
       sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
     ;;
-  silence) load "$1"; ip -n "$FAR_NETNS" rule add from "$2" blackhole pref 10 ;;
+  silence) load "$1"; silence "$2" ;;
   unsilence) load "$1"; ip -n "$FAR_NETNS" rule del from "$2" blackhole pref 10 ;;
   restart-nm)
     load "$1"
