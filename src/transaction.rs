@@ -1,6 +1,5 @@
 //! The one way in which the node's network is changed: observe → plan → checkpoint → execute → verify → probe → commit | rollback.
 
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -389,9 +388,5 @@ struct Eyes<'a, H>(&'a H);
 impl<H: Host> Look for Eyes<'_, H> {
     async fn facts(&self) -> Result<Facts, HostError> {
         Ok(self.0.observe().await?.facts)
-    }
-
-    fn changed(&self, limit: Duration) -> impl Future<Output = bool> + Send {
-        self.0.changed(limit)
     }
 }

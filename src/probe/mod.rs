@@ -2,7 +2,37 @@
 //!
 //! In: specs and a way to look at the node. Out: one `ProbeResult` a probe. Called by `transaction`.
 
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::error::Invalid;
+use crate::facts::Facts;
+use crate::host::HostError;
+
+mod api_server;
+mod dns;
+mod hope;
+mod ping;
+mod target;
+
+pub use api_server::Cluster;
+
+/// One round of one probe.
+const ROUND: Duration = Duration::from_secs(3);
+/// Pause between rounds.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the lack of a route must last before a probe gives up.
+const NO_HOPE: Duration = Duration::from_secs(5);
+/// Default time for a probe to pass after a change, as users of the incumbent know it.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What one probe said (`status.probes[]` of an enactment).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -10,7 +40,7 @@ use serde::{Deserialize, Serialize};
 pub struct ProbeResult {
     /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name from the policy.
     pub name: String,
-    /// `passed`, `failed` or `skipped`, before the change.
+    /// `passed` or `failed`, before the change.
     pub before: String,
     /// `passed`, `failed` or `skipped`, after the change; empty where it was not run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -23,57 +53,347 @@ pub struct ProbeResult {
     pub message: String,
 }
 
-/// STUB replaced by the probes.
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// ICMP echo to the default gateways of the main table; one that answers suffices.
+    Gateway,
+    /// One running name server answers: NS of `root-servers.net`, or A/AAAA of this host.
+    Dns(Option<String>),
+    /// A fresh connection to the apiserver.
+    ApiServer,
+    /// Own Node is Ready.
+    NodeReadiness,
+    /// A TCP connection.
+    Tcp(String, u16),
+    /// GET of an `http://` address answers 2xx or 3xx.
+    Http(String),
+    /// ICMP echo to a host.
+    Ping(String),
+}
+
+/// One probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeSpec {
+    /// Its name in policies and reports.
+    pub name: String,
+    /// What is asked.
+    pub kind: ProbeKind,
+    /// How long it may take to pass after a change.
+    pub timeout: Duration,
+    /// Counts even if it did not pass before.
+    pub required: bool,
+}
+
+/// `spec.probes[]` of a policy: changes, switches off or adds one probe.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeOverride {
+    /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name of your own.
+    pub name: String,
+    /// `false` switches it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Seconds that it may take to pass after a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// Counts even if it did not pass before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+    /// A TCP connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpTarget>,
+    /// An HTTP request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpTarget>,
+    /// An ICMP echo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping: Option<PingTarget>,
+}
+
+/// Where a TCP probe connects.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TcpTarget {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// What an HTTP probe asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct HttpTarget {
+    /// `http://host[:port]/path`.
+    pub url: String,
+}
+
+/// Whom a ping probe asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PingTarget {
+    /// Name or address.
+    pub host: String,
+}
+
+/// The node as probes see it.
 pub trait Look: Send + Sync {
-    /// Facts.
-    fn facts(&self) -> impl std::future::Future<Output = Result<crate::facts::Facts, crate::host::HostError>> + Send;
-    /// Event.
-    fn changed(&self, limit: std::time::Duration) -> impl std::future::Future<Output = bool> + Send;
+    /// One reading.
+    fn facts(&self) -> impl Future<Output = Result<Facts, HostError>> + Send;
 }
-/// Baseline.
-#[derive(Debug, Clone, Default)]
-pub struct Baseline {}
-impl Baseline {
-    /// Budget.
-    pub fn budget(&self) -> std::time::Duration {
-        std::time::Duration::from_secs(1)
-    }
-    /// Results.
-    pub fn results(&self) -> Vec<ProbeResult> {
-        vec![]
-    }
-}
-/// Failure.
-#[derive(Debug, Clone)]
-pub struct ProbeFailure {
-    /// Results.
-    pub results: Vec<ProbeResult>,
-    /// Cause.
-    pub cause: String,
-}
+
 /// Runs probes.
 #[derive(Debug, Clone, Default)]
-pub struct Prober {}
+pub struct Prober {
+    specs: Vec<ProbeSpec>,
+    cluster: Option<Cluster>,
+}
+
+/// What passed before the change, and against whom.
+#[derive(Debug, Clone, Default)]
+pub struct Baseline {
+    results: Vec<ProbeResult>,
+    counting: Vec<ProbeSpec>,
+    gateways: BTreeSet<IpAddr>,
+    servers: Vec<String>,
+}
+
+impl Baseline {
+    /// The longest that proving may take.
+    pub fn budget(&self) -> Duration {
+        self.counting.iter().map(|s| s.timeout).max().unwrap_or(PAUSE)
+    }
+
+    /// What every probe said.
+    pub fn results(&self) -> Vec<ProbeResult> {
+        self.results.clone()
+    }
+}
+
+/// A counting probe did not pass.
+#[derive(Debug, Clone)]
+pub struct ProbeFailure {
+    /// What every probe said up to then.
+    pub results: Vec<ProbeResult>,
+    /// One sentence: `probe gateway failed: no route to 10.0.0.1`.
+    pub cause: String,
+}
+
 impl Prober {
-    /// D
-    pub fn defaults(_t: std::time::Duration, _d: Option<String>, _c: Option<u8>) -> Self {
-        Prober {}
-    }
-    /// None.
+    /// No probe at all.
     pub fn none() -> Self {
-        Prober {}
+        Prober::default()
     }
-    /// Baseline.
-    pub async fn baseline<L: Look>(&self, _look: &L) -> Baseline {
-        Baseline {}
+
+    /// The probes of product use: gateway and dns, and with a cluster apiserver and node-readiness.
+    pub fn defaults(timeout: Duration, dns_host: Option<String>, cluster: Option<Cluster>) -> Self {
+        let dns_host = dns_host.filter(|h| !matches!(h.as_str(), "" | "root-servers.net"));
+        let spec = |name: &str, kind| ProbeSpec { name: name.to_owned(), kind, timeout, required: false };
+        let mut specs = vec![spec("gateway", ProbeKind::Gateway), spec("dns", ProbeKind::Dns(dns_host))];
+        if cluster.is_some() {
+            specs.push(ProbeSpec { required: true, ..spec("apiserver", ProbeKind::ApiServer) });
+            specs.push(spec("node-readiness", ProbeKind::NodeReadiness));
+        }
+        Prober { specs, cluster }
     }
-    /// Prove.
+
+    /// The same with a policy's changes.
+    pub fn with_overrides(&self, overrides: &[ProbeOverride]) -> Result<Self, Invalid> {
+        let mut prober = self.clone();
+        for (i, o) in overrides.iter().enumerate() {
+            prober.change(o).map_err(|e| e.under(&format!("probes[{i}]")))?;
+        }
+        Ok(prober)
+    }
+
+    fn change(&mut self, o: &ProbeOverride) -> Result<(), Invalid> {
+        let kind = match (&o.tcp, &o.http, &o.ping) {
+            (Some(t), None, None) => Some(ProbeKind::Tcp(t.host.clone(), t.port)),
+            (None, Some(h), None) => Some(target::http_kind(&h.url)?),
+            (None, None, Some(p)) => Some(ProbeKind::Ping(p.host.clone())),
+            (None, None, None) => None,
+            _ => return Err(Invalid::new("", "a probe has one of tcp, http and ping")),
+        };
+        let known = self.specs.iter().position(|s| s.name == o.name);
+        let standalone = self.cluster.is_none() && matches!(o.name.as_str(), "apiserver" | "node-readiness");
+        match (known, kind) {
+            _ if standalone => return Ok(()),
+            (Some(at), None) if o.enabled == Some(false) => {
+                self.specs.remove(at);
+            }
+            (None, _) if o.enabled == Some(false) => {}
+            (Some(at), None) => {
+                let spec = &mut self.specs[at];
+                spec.timeout = o.timeout_seconds.map_or(spec.timeout, |s| Duration::from_secs(s.into()));
+                spec.required = o.required.unwrap_or(spec.required);
+            }
+            (None, Some(kind)) => self.specs.push(ProbeSpec {
+                name: o.name.clone(),
+                kind,
+                timeout: o.timeout_seconds.map_or(DEFAULT_TIMEOUT, |s| Duration::from_secs(s.into())),
+                required: o.required.unwrap_or(false),
+            }),
+            (Some(_), Some(_)) => {
+                return Err(Invalid::new("name", format!("'{}' is the name of another probe", o.name)));
+            }
+            (None, None) => {
+                return Err(Invalid::new("name", format!("there is no probe '{}'; one of your own needs tcp, http or ping", o.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// One short round of all, before the change: decides which count.
+    pub async fn baseline<L: Look>(&self, look: &L) -> Baseline {
+        let Ok(facts) = look.facts().await else {
+            return Baseline::default();
+        };
+        let rounds = self.specs.iter().map(|spec| async {
+            let begin = Instant::now();
+            let said = self.round(spec, &facts).await;
+            ProbeResult {
+                name: spec.name.clone(),
+                before: word(said.is_ok()),
+                latency_ms: millis(begin),
+                message: said.err().unwrap_or_default(),
+                after: String::new(),
+            }
+        });
+        let results = join_all(rounds).await;
+        let passed = |name: &str| results.iter().any(|r| r.name == name && r.before == "passed");
+        Baseline {
+            counting: self.specs.iter().filter(|s| s.required || passed(&s.name)).cloned().collect(),
+            gateways: hope::gateways(&facts).into_iter().map(|g| g.ip).collect(),
+            servers: facts.dns.servers,
+            results,
+        }
+    }
+
+    /// All counting probes at once, again and again until they pass; the first that has failed for good ends it.
     pub async fn prove<L: Look>(
         &self,
-        _b: &Baseline,
-        _t: &[String],
-        _look: &L,
+        baseline: &Baseline,
+        touched: &[String],
+        look: &L,
     ) -> Result<Vec<ProbeResult>, ProbeFailure> {
-        Ok(vec![])
+        let mut results = baseline.results();
+        let mut running: FuturesUnordered<_> =
+            baseline.counting.iter().map(|spec| async move { (spec, self.pass(spec, baseline, touched, look).await) }).collect();
+        while let Some((spec, (said, latency))) = running.next().await {
+            let Some(result) = results.iter_mut().find(|r| r.name == spec.name) else { continue };
+            result.after = word(said.is_ok());
+            result.latency_ms = latency;
+            result.message = said.clone().err().unwrap_or_default();
+            if let Err(why) = said {
+                return Err(ProbeFailure { cause: format!("probe {} failed: {why}", spec.name), results });
+            }
+        }
+        for result in results.iter_mut().filter(|r| r.after.is_empty()) {
+            result.after = "skipped".to_owned();
+        }
+        Ok(results)
+    }
+
+    /// Rounds of one probe until it passes, its time is up, or there is no hope.
+    async fn pass<L: Look>(
+        &self,
+        spec: &ProbeSpec,
+        baseline: &Baseline,
+        touched: &[String],
+        look: &L,
+    ) -> (Result<(), String>, u32) {
+        let begin = Instant::now();
+        let mut hopeless_since: Option<Instant> = None;
+        let mut last;
+        loop {
+            let round = Instant::now();
+            match look.facts().await {
+                Err(e) => last = crate::error::chain(&e),
+                Ok(facts) => {
+                    match self.round(spec, &facts).await {
+                        Ok(()) => return (Ok(()), millis(round)),
+                        Err(why) => last = why,
+                    }
+                    let lost = hope::lost(spec, self.cluster.as_ref(), baseline, touched, &facts);
+                    match (&lost, hopeless_since) {
+                        (None, _) => hopeless_since = None,
+                        (Some(_), None) => hopeless_since = Some(round),
+                        (Some(why), Some(since)) if since.elapsed() >= NO_HOPE => return (Err(why.clone()), millis(round)),
+                        _ => {}
+                    }
+                }
+            }
+            if begin.elapsed() + PAUSE >= spec.timeout {
+                return (Err(format!("{last} (for {} s)", spec.timeout.as_secs())), millis(round));
+            }
+            sleep(PAUSE.saturating_sub(round.elapsed())).await;
+        }
+    }
+
+    /// One round, no longer than `ROUND`.
+    async fn round(&self, spec: &ProbeSpec, facts: &Facts) -> Result<(), String> {
+        let asked = async {
+            match &spec.kind {
+                ProbeKind::Gateway => ping::gateways(&hope::gateways(facts)).await,
+                ProbeKind::Dns(host) => dns::ask(&facts.dns.servers, host.as_deref()).await,
+                ProbeKind::ApiServer => api_server::reach(self.cluster.as_ref()).await,
+                ProbeKind::NodeReadiness => api_server::node_ready(self.cluster.as_ref()).await,
+                ProbeKind::Tcp(host, port) => target::tcp(host, *port).await,
+                ProbeKind::Http(url) => target::http(url).await,
+                ProbeKind::Ping(host) => target::ping(host).await,
+            }
+        };
+        timeout(ROUND, asked).await.unwrap_or_else(|_| Err("no answer within 3 s".to_owned()))
+    }
+}
+
+fn word(passed: bool) -> String {
+    if passed { "passed" } else { "failed" }.to_owned()
+}
+
+fn millis(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Node(Facts);
+    impl Look for Node {
+        async fn facts(&self) -> Result<Facts, HostError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    fn tcp(name: &str, port: u16, required: Option<bool>) -> ProbeOverride {
+        let tcp = Some(TcpTarget { host: "127.0.0.1".into(), port });
+        ProbeOverride { name: name.into(), tcp, required, timeout_seconds: Some(2), ..ProbeOverride::default() }
+    }
+
+    #[tokio::test]
+    async fn only_what_passed_before_or_is_required_counts() {
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = open.local_addr().unwrap().port();
+        let prober = Prober::none().with_overrides(&[tcp("open", port, None), tcp("shut", 1, None)]).unwrap();
+        let node = Node(Facts::default());
+        let baseline = prober.baseline(&node).await;
+        let said = prober.prove(&baseline, &[], &node).await.unwrap();
+        assert_eq!((said[0].after.as_str(), said[1].after.as_str()), ("passed", "skipped"));
+
+        let prober = Prober::none().with_overrides(&[tcp("shut", 1, Some(true))]).unwrap();
+        let baseline = prober.baseline(&node).await;
+        let failure = prober.prove(&baseline, &[], &node).await.unwrap_err();
+        assert!(failure.cause.starts_with("probe shut failed: "), "{}", failure.cause);
+    }
+
+    #[test]
+    fn overrides_change_switch_off_and_add() {
+        let base = Prober::defaults(Duration::from_secs(120), None, None);
+        let off = ProbeOverride { name: "dns".into(), enabled: Some(false), ..ProbeOverride::default() };
+        let slow = ProbeOverride { name: "gateway".into(), timeout_seconds: Some(30), ..ProbeOverride::default() };
+        let changed = base.with_overrides(&[off, slow, tcp("storage", 3260, Some(true))]).unwrap();
+        let names: Vec<_> = changed.specs.iter().map(|s| (s.name.as_str(), s.timeout.as_secs())).collect();
+        assert_eq!(names, [("gateway", 30), ("storage", 2)]);
+        let unknown = ProbeOverride { name: "gatewya".into(), ..ProbeOverride::default() };
+        assert_eq!(base.with_overrides(&[unknown]).unwrap_err().path, "probes[0].name");
     }
 }

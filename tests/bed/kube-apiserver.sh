@@ -24,6 +24,12 @@ for arg; do
   esac
 done
 
+# The server takes itself apart by these and does not start without them.
+version_parts() {
+  local v=k8s.io/component-base/version minor=${version#v1.}
+  echo "-X $v.gitMajor=1 -X $v.gitMinor=${minor%%.*}"
+}
+
 found() {
   if [ -x "${KUBEBUILDER_ASSETS:-/nonexistent}/$tool" ]; then
     echo "$KUBEBUILDER_ASSETS/$tool"
@@ -58,7 +64,7 @@ echo "building $tool $version (once, about 4 minutes on 2 cores; kept in $cache)
 started=$SECONDS
 trap 'rm -f "$cache/$tool.$$"' EXIT
 (cd "$module" && CGO_ENABLED=0 go build -trimpath \
-  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1" \
+  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version $(version_parts)" \
   -o "$cache/$tool.$$" "k8s.io/kubernetes/cmd/$tool") >&2
 mv "$cache/$tool.$$" "$cache/$tool"
 echo "built $tool in $((SECONDS - started)) s" >&2
