@@ -203,8 +203,7 @@ up() {
   kubeconfig "$dir/admin.kubeconfig" "https://127.0.0.1:$(cat "$dir/port")" \
     "client-certificate-data: $(base64 -w0 "$pki/admin.crt"), client-key-data: $(base64 -w0 "$pki/admin.key")"
   ready() { kube get --raw /readyz && kube get namespace kube-node-lease; }
-  gone() { ! kill -0 "$apiserver_pid"; }
-  ready_or_gone() { ready || gone; }
+    ready_or_gone() { ready || not_alive "$apiserver_pid"; }
   wait_for 60 "the apiserver" ready_or_gone && ready >/dev/null 2>&1 ||
     { tail -n 20 "$dir/kube-apiserver.log" >&2; die "the apiserver did not come up"; }
   node_objects
@@ -216,7 +215,7 @@ up() {
 run() {
   local name=$1
   shift
-  if [ -s "$dir/$name.pid" ] && kill -0 "$(cat "$dir/$name.pid")" 2>/dev/null; then die "$name runs already"; fi
+  if [ -s "$dir/$name.pid" ] && alive "$(cat "$dir/$name.pid")"; then die "$name runs already"; fi
   start "$dir/$name.log" "$@"
   echo "$started" >"$dir/$name.pid"
 }
@@ -264,7 +263,7 @@ case $verb in
     load "$1"
     pid=$(cat "$dir/$2.pid" 2>/dev/null) || die "$2 does not run"
     kill "$pid" 2>/dev/null || true
-    wait_for 10 "$2 to end" sh -c "! kill -0 $pid" || kill -KILL "$pid"
+    wait_for 10 "$2 to end" not_alive "$pid" || kill -KILL "$pid"
     rm -f "$dir/$2.pid"
     ;;
   *) usage ;;

@@ -30,6 +30,10 @@ wait_for() {
   done
 }
 
+# alive PID — false also for a process that has ended and waits for its parent.
+alive() { readlink "/proc/$1/ns/net" >/dev/null 2>&1; }
+not_alive() { ! alive "$1"; }
+
 # new_id — four hex digits that no bed on this machine uses yet. Call under netns_lock.
 new_id() {
   local id

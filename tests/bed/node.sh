@@ -246,7 +246,7 @@ case $verb in
     IFS=, read -r -a links <<<"$LINKS"
     mgmt=$MGMT links=()
     kill "$NM_PID" 2>/dev/null || true
-    wait_for 5 "NetworkManager to end" sh -c "! kill -0 $NM_PID" || kill -KILL "$NM_PID"
+    wait_for 5 "NetworkManager to end" not_alive "$NM_PID" || kill -KILL "$NM_PID"
     start_nm
     write_env
     wait_for 15 "NetworkManager to settle" settled
