@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2034 # much is set for DIR/env
+#
 # A cluster without kubelets: etcd and a real kube-apiserver in a namespace of their own, and nodes
 # made by node.sh that reach it over mgmt0.
 #
@@ -21,7 +23,7 @@ set -euo pipefail
 # shellcheck source=tests/bed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-usage() { sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '4,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 binary() {
   local path=${NETWRIGHT_BIN:-$repo/target/debug/netwright}
@@ -174,7 +176,7 @@ up() {
   mkdir -p "$dir"
   rm -rf "$dir/etcd" "$dir/port"
   trap 'trap - INT TERM; down "$dir"; exit 130' INT TERM
-  trap 'status=$?; [ $status = 0 ] || { [ ! -r "$dir/env" ] || down "$dir"; }' EXIT
+  trap '[ $? = 0 ] || down "$dir"' EXIT
   NODES=$(seq -f node%02.0f -s ' ' 1 "$nodes") KUBECONFIG=$dir/admin.kubeconfig
   netns_lock add_namespace
   # shellcheck disable=SC1091
@@ -204,8 +206,10 @@ up() {
     "client-certificate-data: $(base64 -w0 "$pki/admin.crt"), client-key-data: $(base64 -w0 "$pki/admin.key")"
   ready() { kube get --raw /readyz && kube get namespace kube-node-lease; }
     ready_or_gone() { ready || not_alive "$apiserver_pid"; }
-  wait_for 60 "the apiserver" ready_or_gone && ready >/dev/null 2>&1 ||
-    { tail -n 20 "$dir/kube-apiserver.log" >&2; die "the apiserver did not come up"; }
+  if ! wait_for 60 "the apiserver" ready_or_gone || ! ready >/dev/null 2>&1; then
+    tail -n 20 "$dir/kube-apiserver.log" >&2
+    die "the apiserver did not come up"
+  fi
   node_objects
   [ -z "$objects" ] || shipped_objects
   trap - EXIT INT TERM

@@ -3,6 +3,7 @@
 # own (named nw<id>-…) and in one run directory; the machine's own interfaces are never touched.
 
 bed=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034
 repo=$(cd "$bed/../.." && pwd)
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
@@ -87,5 +88,7 @@ start() {
   local log=$1
   shift
   setsid "$@" >>"$log" 2>&1 </dev/null &
+  # shellcheck disable=SC2034
   started=$!
+  disown "$started" # its end is not news to the terminal
 }

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2034 # much is set for DIR/env
+#
 # A node in a network namespace: kernel devices, a D-Bus and a NetworkManager of its own.
 #
 #   node.sh up DIR NAME [option…]      makes it and waits until NetworkManager has settled; DIR must not
@@ -27,7 +29,7 @@ set -euo pipefail
 # shellcheck source=tests/bed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-usage() { sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '4,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 # Runs inside the fresh mount, network and UTS namespaces; becomes the process that holds them.
 hold() {
@@ -129,7 +131,7 @@ up() {
   chmod 700 "$dir/nm/etc/system-connections"
   rm -f "$dir/held" "$dir/bus"
   trap 'trap - INT TERM; down "$dir"; exit 130' INT TERM
-  trap 'status=$?; [ $status = 0 ] || { [ ! -r "$dir/env" ] || down "$dir"; }' EXIT
+  trap '[ $? = 0 ] || down "$dir"' EXIT
 
   GATEWAY=10.99.$INDEX.1 ADDRESS=10.99.$INDEX.2 NM_DIR=$dir/nm NM_LOG=$dir/NetworkManager.log LINKS=$list MGMT=$mgmt
   DBUS_SYSTEM_BUS_ADDRESS=unix:path=$dir/bus
