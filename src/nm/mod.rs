@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, ObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, DBusError, ObjectPath, OwnedVariant, Variant};
 
 use crate::facts::{Active, Device, Dns, Facts, GlobalDns, SavedProfile};
 use crate::host::HostError;
@@ -38,7 +38,11 @@ pub struct NetworkManager {
 pub(crate) fn failed(tried: impl Into<String>) -> impl FnOnce(zbus::Error) -> HostError {
     let tried = tried.into();
     move |e| {
-        let absent = matches!(&e, zbus::Error::MethodError(name, _, _) if matches!(name.as_str(), "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner"));
+        let absent = [
+            "org.freedesktop.DBus.Error.ServiceUnknown",
+            "org.freedesktop.DBus.Error.NameHasNoOwner",
+        ];
+        let absent = error_name(&e).is_some_and(|n| absent.contains(&n.as_str()));
         match absent {
             true => HostError::Other(format!(
                 "{tried}: NetworkManager does not answer on D-Bus (is NetworkManager.service running?)"
@@ -49,6 +53,25 @@ pub(crate) fn failed(tried: impl Into<String>) -> impl FnOnce(zbus::Error) -> Ho
             },
         }
     }
+}
+
+/// The D-Bus error's name, by whichever way zbus hands it on.
+fn error_name(e: &zbus::Error) -> Option<String> {
+    match e {
+        zbus::Error::MethodError(name, ..) => Some(name.to_string()),
+        zbus::Error::FDO(e) => Some(e.name().to_string()),
+        zbus::Error::DBus(e) => Some(e.name().to_string()),
+        _ => None,
+    }
+}
+
+/// The object is not there (any more).
+fn is_gone(e: &zbus::Error) -> bool {
+    let gone = [
+        "org.freedesktop.DBus.Error.UnknownMethod",
+        "org.freedesktop.DBus.Error.UnknownObject",
+    ];
+    error_name(e).is_some_and(|n| gone.contains(&n.as_str()))
 }
 
 fn path(text: &str) -> Result<ObjectPath<'_>, HostError> {
@@ -173,12 +196,7 @@ impl NetworkManager {
                 filename: string(properties, "Filename"),
                 path: at,
             })),
-            Err(zbus::Error::MethodError(name, ..))
-                if name.as_str() == "org.freedesktop.DBus.Error.UnknownMethod"
-                    || name.as_str() == "org.freedesktop.DBus.Error.UnknownObject" =>
-            {
-                Ok(None)
-            }
+            Err(e) if is_gone(&e) => Ok(None),
             Err(e) => Err(failed(format!("reading profile {at}"))(e)),
         }
     }
@@ -298,19 +316,13 @@ impl NetworkManager {
 
 /// What we wanted away is away.
 fn gone_is_fine(answer: zbus::Result<()>) -> zbus::Result<()> {
+    let down = [
+        "org.freedesktop.NetworkManager.Device.NotActive",
+        "org.freedesktop.NetworkManager.Device.NotSoftware",
+        "org.freedesktop.NetworkManager.UnknownDevice",
+    ];
     match answer {
-        Err(zbus::Error::MethodError(name, ..))
-            if matches!(
-                name.as_str(),
-                "org.freedesktop.DBus.Error.UnknownMethod"
-                    | "org.freedesktop.DBus.Error.UnknownObject"
-                    | "org.freedesktop.NetworkManager.Device.NotActive"
-                    | "org.freedesktop.NetworkManager.Device.NotSoftware"
-                    | "org.freedesktop.NetworkManager.UnknownDevice"
-            ) =>
-        {
-            Ok(())
-        }
+        Err(e) if is_gone(&e) || error_name(&e).is_some_and(|n| down.contains(&n.as_str())) => Ok(()),
         other => other,
     }
 }

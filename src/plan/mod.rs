@@ -59,6 +59,7 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, memory_only: bool) 
         .iter()
         .map(ToString::to_string)
         .collect();
+    lines.extend(sections.lines.iter().cloned());
     let names: std::collections::BTreeSet<&String> = graph.keys().chain(sections.extra.keys()).collect();
     for name in names {
         let depth = topology::depth(name, &graph, seen);

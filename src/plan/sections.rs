@@ -1,7 +1,6 @@
 //! Node-wide sections spread over interfaces: which profile keeps which route, rule and name server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -23,6 +22,8 @@ pub struct Sections {
     pub extra: BTreeMap<String, Extra>,
     /// Some: set it to this (None inside clears it).
     pub global_dns: Option<Option<GlobalDns>>,
+    /// Lines of the plan about what follows without having been asked for.
+    pub lines: Vec<String>,
 }
 
 /// Spreads routes, rules and DNS.
@@ -77,22 +78,29 @@ fn routes(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut 
     if wishes.iter().any(|w| w.is_absent()) {
         names.extend(seen.facts.links.iter().map(|l| l.name.clone()));
     }
-    for (name, touched) in graph
-        .iter()
-        .filter(|(_, t)| t.wish.ipv4.is_some() || t.wish.ipv6.is_some())
-    {
-        // an interface that gets its first profile takes the kernel's routes along
-        if touched.wish.is_up() && Stock::of(name, seen).base.is_none() && seen.facts.link(name).is_some() {
+    for (name, touched) in graph.iter().filter(|(_, t)| t.wish.is_up()) {
+        // new addresses may strand routes; an interface that gets its first profile takes the kernel's routes along
+        let addressed = [&touched.wish.ipv4, &touched.wish.ipv6]
+            .into_iter()
+            .flatten()
+            .any(|ip| ip.address.is_some());
+        let first = touched.named && Stock::of(name, seen).base.is_none();
+        if (addressed || first) && seen.facts.link(name).is_some() {
             names.insert(name.clone());
         }
     }
     for name in names {
         let before = kept_routes(&name, seen);
-        let mut after: Vec<Route> = before
-            .iter()
-            .filter(|have| !wishes.iter().any(|w| w.is_absent() && w.matches(have)))
-            .cloned()
-            .collect();
+        let mut after: Vec<Route> = vec![];
+        for have in &before {
+            if wishes.iter().any(|w| w.is_absent() && w.matches(have)) {
+                continue;
+            }
+            match stranded(have, &name, graph, seen) {
+                Some(why) => out.lines.push(why),
+                None => after.push(have.clone()),
+            }
+        }
         for wish in wishes.iter().filter(|w| !w.is_absent() && w.keeper() == name) {
             let mut wish = (*wish).clone();
             wish.table_id = Some(wish.table());
@@ -101,29 +109,27 @@ fn routes(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut 
             }
         }
         let adopted = Stock::of(&name, seen).base.is_none() && !before.is_empty();
-        if adopted {
-            after.retain(|r| !stranded(r, &name, graph));
-        }
-        if after != before || (adopted && graph.contains_key(&name)) {
+        if after != before || adopted {
             out.extra.entry(name).or_default().routes = Some(after);
         }
     }
     Ok(())
 }
 
-/// The gateway is outside every address that the interface will have: the kernel would drop such a route with the old address.
-fn stranded(route: &Route, name: &str, graph: &Graph) -> bool {
-    let Some(gateway) = route.gateway() else {
-        return false;
+/// Some where the gateway was in a network of the interface and is in none any more: the kernel drops such a route with the address.
+/// NetworkManager would keep it, as a gateway on the link that nobody answers for.
+fn stranded(route: &Route, name: &str, graph: &Graph, seen: &Observation) -> Option<String> {
+    let gateway = route.gateway()?;
+    let wish = graph.get(name)?.wish.ip(gateway.is_ipv6()).filter(|ip| !ip.is_auto())?;
+    let within = |ip: &crate::state::part::ip::Ip| {
+        let near =
+            |a: &crate::state::part::ip::Addr| IpNet::new(a.ip, a.prefix_length).is_ok_and(|n| n.contains(&gateway));
+        ip.address.iter().flatten().any(near)
     };
-    let wish = graph.get(name).and_then(|t| t.wish.ip(gateway.is_ipv6()));
-    let Some(addresses) = wish.filter(|ip| !ip.is_auto()).and_then(|ip| ip.address.as_ref()) else {
-        return false;
-    };
-    let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let near =
-        |a: &crate::state::part::ip::Addr| IpNet::new(a.ip, a.prefix_length).is_ok_and(|net| net.contains(&gateway));
-    !link_local && !addresses.iter().any(near)
+    let current = seen.state.interface(name)?.ip(gateway.is_ipv6())?;
+    let to = route.destination.as_deref().unwrap_or_default();
+    let lost = wish.address.is_some() && within(current) && !within(wish);
+    lost.then(|| format!("routes: {to} via {gateway} dev {name} → gone with the address that reached its gateway"))
 }
 
 fn reachable(wish: &Route, index: usize, graph: &Graph, seen: &Observation) -> Result<(), Invalid> {

@@ -40,13 +40,20 @@ fn said(e: &kube::Error) -> String {
 /// A GET of namespace `default`, which every cluster has.
 pub async fn reach(cluster: Option<&Cluster>) -> Result<(), String> {
     let cluster = cluster.ok_or("there is no cluster")?;
-    Api::<Namespace>::all(cluster.client()?).get("default").await.map(|_| ()).map_err(|e| said(&e))
+    Api::<Namespace>::all(cluster.client()?)
+        .get("default")
+        .await
+        .map(|_| ())
+        .map_err(|e| said(&e))
 }
 
 /// Own Node has Ready=True.
 pub async fn node_ready(cluster: Option<&Cluster>) -> Result<(), String> {
     let cluster = cluster.ok_or("there is no cluster")?;
-    let node = Api::<Node>::all(cluster.client()?).get(&cluster.node).await.map_err(|e| said(&e))?;
+    let node = Api::<Node>::all(cluster.client()?)
+        .get(&cluster.node)
+        .await
+        .map_err(|e| said(&e))?;
     match is_ready(&node) {
         true => Ok(()),
         false => Err(format!("node {} is not Ready", cluster.node)),

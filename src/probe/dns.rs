@@ -16,7 +16,10 @@ const ROOT_SERVERS: &str = "root-servers.net.";
 
 /// Asks all servers at once; the first answer suffices.
 pub async fn ask(servers: &[String], host: Option<&str>) -> Result<(), String> {
-    let addresses: Vec<IpAddr> = servers.iter().filter_map(|s| s.split('%').next()?.parse().ok()).collect();
+    let addresses: Vec<IpAddr> = servers
+        .iter()
+        .filter_map(|s| s.split('%').next()?.parse().ok())
+        .collect();
     if addresses.is_empty() {
         return Err("no name server is configured".to_owned());
     }
@@ -42,7 +45,10 @@ async fn one(server: IpAddr, host: Option<&str>) -> Result<(), String> {
     let resolver = builder.build().map_err(|e| e.to_string())?;
     let answer = match host {
         None => resolver.lookup(ROOT_SERVERS, RecordType::NS).await.map(|_| ()),
-        Some(host) => resolver.lookup_ip(format!("{}.", host.trim_end_matches('.'))).await.map(|_| ()),
+        Some(host) => resolver
+            .lookup_ip(format!("{}.", host.trim_end_matches('.')))
+            .await
+            .map(|_| ()),
     };
     answer.map_err(|e| format!("name server {server}: {e}"))
 }

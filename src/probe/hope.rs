@@ -19,10 +19,21 @@ pub struct Gateway {
 
 /// Default gateways of the main table, best metric first.
 pub fn gateways(facts: &Facts) -> Vec<Gateway> {
-    let mut routes: Vec<&Route> =
-        facts.routes.iter().filter(|r| r.table == 254 && r.kind == 1 && r.destination.prefix_len() == 0).collect();
+    let mut routes: Vec<&Route> = facts
+        .routes
+        .iter()
+        .filter(|r| r.table == 254 && r.kind == 1 && r.destination.prefix_len() == 0)
+        .collect();
     routes.sort_by_key(|r| r.metric.unwrap_or(0));
-    routes.iter().filter_map(|r| Some(Gateway { ip: r.gateway?, link: r.link? })).collect()
+    routes
+        .iter()
+        .filter_map(|r| {
+            Some(Gateway {
+                ip: r.gateway?,
+                link: r.link?,
+            })
+        })
+        .collect()
 }
 
 /// Some with the reason where the probe cannot pass any more as the node stands.
@@ -43,7 +54,11 @@ pub fn lost(
             now => now.iter().map(|g| g.ip).collect(),
         },
         ProbeKind::Dns(_) => {
-            let servers = if facts.dns.servers.is_empty() { &baseline.servers } else { &facts.dns.servers };
+            let servers = if facts.dns.servers.is_empty() {
+                &baseline.servers
+            } else {
+                &facts.dns.servers
+            };
             servers.iter().filter_map(|s| s.parse().ok()).collect()
         }
         ProbeKind::ApiServer | ProbeKind::NodeReadiness => cluster?.address().into_iter().collect(),
@@ -57,7 +72,10 @@ pub fn lost(
 fn gone(targets: &[IpAddr], otherwise: &str) -> String {
     match targets {
         [] => otherwise.to_owned(),
-        all => format!("no route to {}", all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        all => format!(
+            "no route to {}",
+            all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
@@ -66,7 +84,10 @@ fn has_route(facts: &Facts, ip: &IpAddr) -> bool {
     let up = |r: &Route| r.link.and_then(|l| facts.link_by_index(l)).is_none_or(|l| l.admin_up);
     ip.is_loopback()
         || facts.addresses.iter().any(|a| a.ip == *ip)
-        || facts.routes.iter().any(|r| r.kind == 1 && r.destination.contains(ip) && up(r))
+        || facts
+            .routes
+            .iter()
+            .any(|r| r.kind == 1 && r.destination.contains(ip) && up(r))
 }
 
 /// Nothing under way on the touched interfaces: activated or down for good, no DHCP or RA awaited for the family, no STP on its way to forwarding.
@@ -76,16 +97,28 @@ fn settled(facts: &Facts, touched: &[String], ipv6: bool) -> bool {
         let moving = (31..100).contains(&device.state) || device.state == 110;
         // NetworkManager calls a device activated as soon as one family is done
         let section = if ipv6 { "ipv6" } else { "ipv4" };
-        let auto = facts.active_profile(name).is_some_and(|p| p.profile.str(section, "method") == Some("auto"));
+        let auto = facts
+            .active_profile(name)
+            .is_some_and(|p| p.profile.str(section, "method") == Some("auto"));
         let link = facts.link(name);
-        let has = |index: u32| facts.addresses.iter().any(|a| a.link == index && a.dynamic && a.ip.is_ipv6() == ipv6);
+        let has = |index: u32| {
+            facts
+                .addresses
+                .iter()
+                .any(|a| a.link == index && a.dynamic && a.ip.is_ipv6() == ipv6)
+        };
         let awaited = device.state == 100 && auto && link.is_some_and(|l| !has(l.index));
         let learning = facts
             .links
             .iter()
             .filter(|l| l.name == *name || (l.controller.is_some() && l.controller == link.map(|c| c.index)))
             .flat_map(|l| &l.bridge_port)
-            .any(|p| matches!(p, InfoBridgePort::State(BridgePortState::Listening | BridgePortState::Learning)));
+            .any(|p| {
+                matches!(
+                    p,
+                    InfoBridgePort::State(BridgePortState::Listening | BridgePortState::Learning)
+                )
+            });
         !(moving || awaited || learning)
     })
 }
@@ -111,24 +144,50 @@ mod tests {
             metrics: Default::default(),
         };
         Facts {
-            links: vec![Link { index: 2, name: "eth0".into(), admin_up: true, ..Link::default() }],
-            devices: vec![Device { interface: "eth0".into(), state, ..Device::default() }],
+            links: vec![Link {
+                index: 2,
+                name: "eth0".into(),
+                admin_up: true,
+                ..Link::default()
+            }],
+            devices: vec![Device {
+                interface: "eth0".into(),
+                state,
+                ..Device::default()
+            }],
             routes: routes.iter().map(route).collect(),
             ..Facts::default()
         }
     }
 
     fn ask(kind: ProbeKind, facts: &Facts) -> Option<String> {
-        let spec = ProbeSpec { name: "x".into(), kind, timeout: Duration::from_secs(120), required: true };
-        let baseline = Baseline { gateways: ["192.0.2.1".parse().unwrap()].into(), ..Baseline::default() };
+        let spec = ProbeSpec {
+            name: "x".into(),
+            kind,
+            timeout: Duration::from_secs(120),
+            required: true,
+        };
+        let baseline = Baseline {
+            gateways: ["192.0.2.1".parse().unwrap()].into(),
+            ..Baseline::default()
+        };
         lost(&spec, None, &baseline, &["eth0".to_owned()], facts)
     }
 
     #[test]
     fn no_default_route_and_settled_is_hopeless() {
-        assert_eq!(ask(ProbeKind::Gateway, &node(100, &[])), Some("no route to 192.0.2.1".into()));
+        assert_eq!(
+            ask(ProbeKind::Gateway, &node(100, &[])),
+            Some("no route to 192.0.2.1".into())
+        );
         assert_eq!(ask(ProbeKind::Gateway, &node(70, &[])), None, "still configuring");
-        assert_eq!(ask(ProbeKind::Gateway, &node(100, &[("192.0.2.0/24", None), ("0.0.0.0/0", Some("192.0.2.1"))])), None);
+        assert_eq!(
+            ask(
+                ProbeKind::Gateway,
+                &node(100, &[("192.0.2.0/24", None), ("0.0.0.0/0", Some("192.0.2.1"))])
+            ),
+            None
+        );
     }
 
     #[test]
@@ -136,7 +195,11 @@ mod tests {
         let kind = || ProbeKind::Tcp("198.51.100.1".into(), 80);
         assert!(ask(kind(), &node(100, &[("192.0.2.0/24", None)])).is_some());
         assert_eq!(ask(kind(), &node(100, &[("0.0.0.0/0", Some("192.0.2.1"))])), None);
-        assert_eq!(ask(ProbeKind::Tcp("storage.example".into(), 80), &node(100, &[])), None, "a name may resolve again");
+        assert_eq!(
+            ask(ProbeKind::Tcp("storage.example".into(), 80), &node(100, &[])),
+            None,
+            "a name may resolve again"
+        );
     }
 
     #[test]

@@ -186,10 +186,21 @@ impl Prober {
     /// The probes of product use: gateway and dns, and with a cluster apiserver and node-readiness.
     pub fn defaults(timeout: Duration, dns_host: Option<String>, cluster: Option<Cluster>) -> Self {
         let dns_host = dns_host.filter(|h| !matches!(h.as_str(), "" | "root-servers.net"));
-        let spec = |name: &str, kind| ProbeSpec { name: name.to_owned(), kind, timeout, required: false };
-        let mut specs = vec![spec("gateway", ProbeKind::Gateway), spec("dns", ProbeKind::Dns(dns_host))];
+        let spec = |name: &str, kind| ProbeSpec {
+            name: name.to_owned(),
+            kind,
+            timeout,
+            required: false,
+        };
+        let mut specs = vec![
+            spec("gateway", ProbeKind::Gateway),
+            spec("dns", ProbeKind::Dns(dns_host)),
+        ];
         if cluster.is_some() {
-            specs.push(ProbeSpec { required: true, ..spec("apiserver", ProbeKind::ApiServer) });
+            specs.push(ProbeSpec {
+                required: true,
+                ..spec("apiserver", ProbeKind::ApiServer)
+            });
             specs.push(spec("node-readiness", ProbeKind::NodeReadiness));
         }
         Prober { specs, cluster }
@@ -222,20 +233,33 @@ impl Prober {
             (None, _) if o.enabled == Some(false) => {}
             (Some(at), None) => {
                 let spec = &mut self.specs[at];
-                spec.timeout = o.timeout_seconds.map_or(spec.timeout, |s| Duration::from_secs(s.into()));
+                spec.timeout = o
+                    .timeout_seconds
+                    .map_or(spec.timeout, |s| Duration::from_secs(s.into()));
                 spec.required = o.required.unwrap_or(spec.required);
             }
             (None, Some(kind)) => self.specs.push(ProbeSpec {
                 name: o.name.clone(),
                 kind,
-                timeout: o.timeout_seconds.map_or(DEFAULT_TIMEOUT, |s| Duration::from_secs(s.into())),
+                timeout: o
+                    .timeout_seconds
+                    .map_or(DEFAULT_TIMEOUT, |s| Duration::from_secs(s.into())),
                 required: o.required.unwrap_or(false),
             }),
             (Some(_), Some(_)) => {
-                return Err(Invalid::new("name", format!("'{}' is the name of another probe", o.name)));
+                return Err(Invalid::new(
+                    "name",
+                    format!("'{}' is the name of another probe", o.name),
+                ));
             }
             (None, None) => {
-                return Err(Invalid::new("name", format!("there is no probe '{}'; one of your own needs tcp, http or ping", o.name)));
+                return Err(Invalid::new(
+                    "name",
+                    format!(
+                        "there is no probe '{}'; one of your own needs tcp, http or ping",
+                        o.name
+                    ),
+                ));
             }
         }
         Ok(())
@@ -260,7 +284,12 @@ impl Prober {
         let results = join_all(rounds).await;
         let passed = |name: &str| results.iter().any(|r| r.name == name && r.before == "passed");
         Baseline {
-            counting: self.specs.iter().filter(|s| s.required || passed(&s.name)).cloned().collect(),
+            counting: self
+                .specs
+                .iter()
+                .filter(|s| s.required || passed(&s.name))
+                .cloned()
+                .collect(),
             gateways: hope::gateways(&facts).into_iter().map(|g| g.ip).collect(),
             servers: facts.dns.servers,
             results,
@@ -275,15 +304,23 @@ impl Prober {
         look: &L,
     ) -> Result<Vec<ProbeResult>, ProbeFailure> {
         let mut results = baseline.results();
-        let mut running: FuturesUnordered<_> =
-            baseline.counting.iter().map(|spec| async move { (spec, self.pass(spec, baseline, touched, look).await) }).collect();
+        let mut running: FuturesUnordered<_> = baseline
+            .counting
+            .iter()
+            .map(|spec| async move { (spec, self.pass(spec, baseline, touched, look).await) })
+            .collect();
         while let Some((spec, (said, latency))) = running.next().await {
-            let Some(result) = results.iter_mut().find(|r| r.name == spec.name) else { continue };
+            let Some(result) = results.iter_mut().find(|r| r.name == spec.name) else {
+                continue;
+            };
             result.after = word(said.is_ok());
             result.latency_ms = latency;
             result.message = said.clone().err().unwrap_or_default();
             if let Err(why) = said {
-                return Err(ProbeFailure { cause: format!("probe {} failed: {why}", spec.name), results });
+                return Err(ProbeFailure {
+                    cause: format!("probe {} failed: {why}", spec.name),
+                    results,
+                });
             }
         }
         for result in results.iter_mut().filter(|r| r.after.is_empty()) {
@@ -316,7 +353,9 @@ impl Prober {
                     match (&lost, hopeless_since) {
                         (None, _) => hopeless_since = None,
                         (Some(_), None) => hopeless_since = Some(round),
-                        (Some(why), Some(since)) if since.elapsed() >= NO_HOPE => return (Err(why.clone()), millis(round)),
+                        (Some(why), Some(since)) if since.elapsed() >= NO_HOPE => {
+                            return (Err(why.clone()), millis(round));
+                        }
                         _ => {}
                     }
                 }
@@ -341,7 +380,9 @@ impl Prober {
                 ProbeKind::Ping(host) => target::ping(host).await,
             }
         };
-        timeout(ROUND, asked).await.unwrap_or_else(|_| Err("no answer within 3 s".to_owned()))
+        timeout(ROUND, asked)
+            .await
+            .unwrap_or_else(|_| Err("no answer within 3 s".to_owned()))
     }
 }
 
@@ -365,15 +406,26 @@ mod tests {
     }
 
     fn tcp(name: &str, port: u16, required: Option<bool>) -> ProbeOverride {
-        let tcp = Some(TcpTarget { host: "127.0.0.1".into(), port });
-        ProbeOverride { name: name.into(), tcp, required, timeout_seconds: Some(2), ..ProbeOverride::default() }
+        let tcp = Some(TcpTarget {
+            host: "127.0.0.1".into(),
+            port,
+        });
+        ProbeOverride {
+            name: name.into(),
+            tcp,
+            required,
+            timeout_seconds: Some(2),
+            ..ProbeOverride::default()
+        }
     }
 
     #[tokio::test]
     async fn only_what_passed_before_or_is_required_counts() {
         let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = open.local_addr().unwrap().port();
-        let prober = Prober::none().with_overrides(&[tcp("open", port, None), tcp("shut", 1, None)]).unwrap();
+        let prober = Prober::none()
+            .with_overrides(&[tcp("open", port, None), tcp("shut", 1, None)])
+            .unwrap();
         let node = Node(Facts::default());
         let baseline = prober.baseline(&node).await;
         let said = prober.prove(&baseline, &[], &node).await.unwrap();
@@ -388,12 +440,29 @@ mod tests {
     #[test]
     fn overrides_change_switch_off_and_add() {
         let base = Prober::defaults(Duration::from_secs(120), None, None);
-        let off = ProbeOverride { name: "dns".into(), enabled: Some(false), ..ProbeOverride::default() };
-        let slow = ProbeOverride { name: "gateway".into(), timeout_seconds: Some(30), ..ProbeOverride::default() };
-        let changed = base.with_overrides(&[off, slow, tcp("storage", 3260, Some(true))]).unwrap();
-        let names: Vec<_> = changed.specs.iter().map(|s| (s.name.as_str(), s.timeout.as_secs())).collect();
+        let off = ProbeOverride {
+            name: "dns".into(),
+            enabled: Some(false),
+            ..ProbeOverride::default()
+        };
+        let slow = ProbeOverride {
+            name: "gateway".into(),
+            timeout_seconds: Some(30),
+            ..ProbeOverride::default()
+        };
+        let changed = base
+            .with_overrides(&[off, slow, tcp("storage", 3260, Some(true))])
+            .unwrap();
+        let names: Vec<_> = changed
+            .specs
+            .iter()
+            .map(|s| (s.name.as_str(), s.timeout.as_secs()))
+            .collect();
         assert_eq!(names, [("gateway", 30), ("storage", 2)]);
-        let unknown = ProbeOverride { name: "gatewya".into(), ..ProbeOverride::default() };
+        let unknown = ProbeOverride {
+            name: "gatewya".into(),
+            ..ProbeOverride::default()
+        };
         assert_eq!(base.with_overrides(&[unknown]).unwrap_err().path, "probes[0].name");
     }
 }

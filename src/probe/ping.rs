@@ -37,5 +37,9 @@ pub async fn echo(ip: IpAddr, link: Option<u32>) -> Result<(), String> {
         pinger.scope_id(link);
     }
     let payload = [0u8; 32];
-    pinger.ping(PingSequence(0), &payload).await.map(|_| ()).map_err(|e| format!("no echo from {ip}: {e}"))
+    pinger
+        .ping(PingSequence(0), &payload)
+        .await
+        .map(|_| ())
+        .map_err(|e| format!("no echo from {ip}: {e}"))
 }

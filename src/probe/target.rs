@@ -11,7 +11,10 @@ use super::{ProbeKind, ping};
 pub fn http_kind(url: &str) -> Result<ProbeKind, Invalid> {
     match split(url) {
         Some((host, port, _)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(ProbeKind::Http(url.to_owned())),
-        _ => Err(Invalid::new("http.url", format!("'{url}' is not of the form http://host[:port]/path"))),
+        _ => Err(Invalid::new(
+            "http.url",
+            format!("'{url}' is not of the form http://host[:port]/path"),
+        )),
     }
 }
 
@@ -24,21 +27,33 @@ fn split(url: &str) -> Option<(&str, &str, &str)> {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (authority, "80"),
     };
-    Some((host.trim_matches(['[', ']']), port, if path.is_empty() { "/" } else { path }))
+    Some((
+        host.trim_matches(['[', ']']),
+        port,
+        if path.is_empty() { "/" } else { path },
+    ))
 }
 
 /// A connection comes about.
 pub async fn tcp(host: &str, port: u16) -> Result<(), String> {
-    TcpStream::connect((host, port)).await.map(|_| ()).map_err(|e| format!("{host} port {port}: {e}"))
+    TcpStream::connect((host, port))
+        .await
+        .map(|_| ())
+        .map_err(|e| format!("{host} port {port}: {e}"))
 }
 
 /// GET answers 2xx or 3xx.
 pub async fn http(url: &str) -> Result<(), String> {
     let (host, port, path) = split(url).ok_or("not an http address")?;
     let port: u16 = port.parse().map_err(|_| "not a port")?;
-    let mut stream = TcpStream::connect((host, port)).await.map_err(|e| format!("{url}: {e}"))?;
+    let mut stream = TcpStream::connect((host, port))
+        .await
+        .map_err(|e| format!("{url}: {e}"))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nUser-Agent: netwright\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|e| format!("{url}: {e}"))?;
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .map_err(|e| format!("{url}: {e}"))?;
     let mut head = [0u8; 15];
     stream.read_exact(&mut head).await.map_err(|e| format!("{url}: {e}"))?;
     // HTTP/1.1 200 OK

@@ -4,7 +4,7 @@
 #   kube-apiserver.sh                  path of kube-apiserver
 #   kube-apiserver.sh kubectl          path of kubectl
 #   kube-apiserver.sh --no-build [..]  do not build, exit 1 if there is none
-#   kube-apiserver.sh --can            exit 0 if a kube-apiserver can be had here, found or built
+#   kube-apiserver.sh --can            exit 0 if both can be had here, found or built
 #
 # Looked for in $KUBEBUILDER_ASSETS, on PATH, in the cache ${XDG_CACHE_HOME:-~/.cache}/netwright/<version>.
 set -euo pipefail
@@ -43,7 +43,8 @@ found() {
 }
 
 if [ -n "$can" ]; then
-  found >/dev/null || command -v go >/dev/null
+  if command -v go >/dev/null; then exit 0; fi
+  tool=kube-apiserver && found >/dev/null && tool=kubectl && found >/dev/null
   exit
 fi
 found && exit 0
