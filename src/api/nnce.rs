@@ -1,0 +1,125 @@
+//! NodeNetworkConfigurationEnactment: how one policy went on one node.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Condition, Crd, any_object, as_version};
+use crate::probe::ProbeResult;
+
+/// An enactment has no spec.
+#[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "nmstate.io",
+    version = "v1beta1",
+    kind = "NodeNetworkConfigurationEnactment",
+    plural = "nodenetworkconfigurationenactments",
+    shortname = "nnce",
+    status = "NodeNetworkConfigurationEnactmentStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].type"),
+    printcolumn(name = "Status Age", type_ = "date", json_path = ".status.conditions[?(@.status==\"True\")].lastTransitionTime"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].reason")
+)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct NodeNetworkConfigurationEnactmentSpec {}
+
+/// How it went.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeNetworkConfigurationEnactmentStatus {
+    /// Available, Failing, Progressing, Pending, Aborted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// What was to be applied, templates filled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub desired_state: Option<Value>,
+    /// What captures found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub captured_states: Option<Value>,
+    /// Generation of the policy that this is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_generation: Option<i64>,
+    /// The same under the usual name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Features that the state uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// The difference, one line a property.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<String>,
+    /// What the probes said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeResult>,
+    /// The last five tries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// Leave to work, granted by the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+    /// What differs from the policy since it was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
+    /// The inverse, recorded before the first apply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub revert_state: Option<Value>,
+    /// Failed tries by generation, as the incumbent kept them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retry_count: BTreeMap<String, i64>,
+}
+
+/// One try.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// Generation of the policy.
+    #[serde(default)]
+    pub generation: i64,
+    /// RFC 3339.
+    pub start: String,
+    /// Milliseconds.
+    pub duration_ms: u64,
+    /// `applied`, `failed`, `probe-failed`, `refused`, `stuck`.
+    pub outcome: String,
+    /// One sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// Leave to work.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    /// Generation of the policy that it is for.
+    pub generation: i64,
+    /// RFC 3339.
+    pub granted: String,
+    /// RFC 3339; the agent puts it off while it works.
+    pub expires: String,
+}
+
+/// What differs since it was applied.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// RFC 3339.
+    pub since: String,
+    /// One line a property.
+    pub differences: Vec<String>,
+}
+
+/// The same as `v1alpha1`.
+pub fn v1alpha1_crd() -> Crd {
+    as_version(NodeNetworkConfigurationEnactment::crd(), "v1alpha1")
+}
+
+/// `<node>.<policy>`.
+pub fn name(node: &str, policy: &str) -> String {
+    format!("{node}.{policy}")
+}
