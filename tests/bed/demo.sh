@@ -14,6 +14,7 @@ started_at=$SECONDS
 bin=$(realpath "${NETWRIGHT_BIN:-$repo/target/debug/netwright}")
 [ -x "$bin" ] || die "no netwright at $bin: cargo build, or set NETWRIGHT_BIN"
 export NETWRIGHT_BIN=$bin
+unset KUBECONFIG # the demo never speaks to another cluster
 
 standalone=''
 case ${1:-} in
