@@ -194,14 +194,15 @@ up() {
     --service-account-signing-key-file "$pki/sa.key" --authorization-mode Node,RBAC \
     --service-cluster-ip-range 10.96.0.0/16 --disable-admission-plugins ServiceAccount --cert-dir "$dir/pki"
   local apiserver_pid=$started
-  start "$dir/dns.log" ip netns exec "$CP_NETNS" /usr/bin/env python3 "$bed/dns.py"
-  start "$dir/forward.log" /usr/bin/env python3 "$bed/forward.py" "$CP_NETNS" 6443 "$dir/port"
+  start_dns "$dir" "$CP_NETNS"
+  start "$dir/forward.log" "$(python_path)" "$bed/forward.py" "$CP_NETNS" 6443 "$dir/port"
   n=0
   for node in $NODES; do
     n=$((n + 1))
     "$bed/node.sh" up "$dir/$node" "$node" --index "$n" --far "$CP_NETNS" --id "$ID" "${node_options[@]}"
   done
-  wait_for 5 "the forwarder" test -s "$dir/port"
+  dns_answers "$dir"
+  wait_for 5 "the forwarder" test -s "$dir/port" || { cat "$dir/forward.log" >&2; exit 1; }
   kubeconfig "$dir/admin.kubeconfig" "https://127.0.0.1:$(cat "$dir/port")" \
     "client-certificate-data: $(base64 -w0 "$pki/admin.crt"), client-key-data: $(base64 -w0 "$pki/admin.key")"
   ready() { kube get --raw /readyz && kube get namespace kube-node-lease; }

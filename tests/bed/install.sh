@@ -23,7 +23,10 @@ lacks ip iproute2
 lacks ping iputils-ping
 lacks nsenter util-linux
 lacks openssl openssl
-lacks python3 python3-minimal
+if ! python -c 'import asyncio, ctypes, json' 2>/dev/null; then
+  lacking+=(python3)
+  want+=(python3)
+fi
 if [ -z "${KUBEBUILDER_ASSETS:-}" ] || [ ! -x "$KUBEBUILDER_ASSETS/etcd" ]; then lacks etcd etcd-server; fi
 
 if [ ${#want[@]} -eq 0 ]; then

@@ -15,7 +15,8 @@ need_root() { [ "$(id -u)" = 0 ] || die "needs root: network namespaces cannot b
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # The system's python3 where there is one: version managers' shims are slow.
-python() { if [ -x /usr/bin/python3 ]; then /usr/bin/python3 "$@"; else python3 "$@"; fi; }
+python_path() { if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3; fi; }
+python() { "$(python_path)" "$@"; }
 
 # wait_for SECONDS WHAT COMMAND… — polls COMMAND until it succeeds; says WHAT did not happen otherwise.
 wait_for() {
@@ -91,4 +92,13 @@ start() {
   # shellcheck disable=SC2034
   started=$!
   disown "$started" # its end is not news to the terminal
+}
+
+# start_dns DIR NETNS — the responder of a far side; dns_answers DIR waits until it listens.
+start_dns() {
+  : >"$1/dns.log"
+  start "$1/dns.log" ip netns exec "$2" "$(python_path)" "$bed/dns.py"
+}
+dns_answers() {
+  wait_for 5 "the name server" grep -q answering "$1/dns.log" || { cat "$1/dns.log" >&2; return 1; }
 }

@@ -165,7 +165,7 @@ up() {
       chmod 600 "$dir/nm/etc/system-connections/mgmt0.nmconnection"
     fi
     if [ -z "${far:-}" ]; then
-      start "$dir/dns.log" ip netns exec "$FAR_NETNS" /usr/bin/env python3 "$bed/dns.py"
+      start_dns "$dir" "$FAR_NETNS"
     fi
   fi
 
@@ -204,6 +204,7 @@ XML
   wait_for 5 "dbus-daemon" test -S "$dir/bus" || { cat "$dir/bus.log" >&2; exit 1; }
   start_nm
   write_env
+  if [ -n "$mgmt" ] && [ -z "$far" ]; then dns_answers "$dir"; fi
   wait_for 15 "NetworkManager to settle" settled || { tail -n 30 "$NM_LOG" >&2; exit 1; }
   trap - EXIT INT TERM
 }
