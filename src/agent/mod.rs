@@ -1,28 +1,166 @@
-//! agent
+//! The agent of one node: watches policies, its Node and its enactments; one worker applies, another task publishes the state.
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-/// c
+
+use futures::StreamExt;
+use kube::api::PartialObjectMeta;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::api::{LABEL_NODE, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, label_value};
+use crate::host::live::LiveHost;
+use crate::journal::{Journal, Lock, Recovered};
+use crate::probe::{Cluster, Prober};
+
+pub mod decide;
+pub mod defaults;
+mod publish;
+pub mod standalone;
+pub mod template;
+mod worker;
+
+/// Flags of the agent.
 #[derive(Debug, Clone)]
 pub struct Config {
-    #[allow(missing_docs)]
+    /// The Node this runs on.
     pub node_name: String,
+    /// Credentials; None is the service account's.
     pub kubeconfig: Option<PathBuf>,
+    /// Lock and journal.
     pub state_dir: PathBuf,
+    /// Enactments and state of `policy_dir`.
     pub run_dir: PathBuf,
+    /// Policies from a folder instead of an apiserver.
     pub policy_dir: Option<PathBuf>,
+    /// How long a probe may take to pass after a change.
     pub probe_timeout: Duration,
+    /// Host to ask name servers for.
     pub probe_dns_host: Option<String>,
+    /// Tries after a failed probe.
     pub probe_retries: u32,
+    /// Tries of an apply that failed before the network was at risk.
     pub max_retries: u32,
+    /// First pause between them.
     pub initial_backoff: Duration,
+    /// Longest pause.
     pub max_backoff: Duration,
 }
-/// r
-pub async fn run(_c: Config) -> anyhow::Result<()> {
-    Ok(())
+
+impl Config {
+    /// The defaults, for tests.
+    #[cfg(test)]
+    pub fn test() -> Self {
+        Config {
+            node_name: "node01".into(),
+            kubeconfig: None,
+            state_dir: PathBuf::new(),
+            run_dir: PathBuf::new(),
+            policy_dir: None,
+            probe_timeout: crate::probe::DEFAULT_TIMEOUT,
+            probe_dns_host: None,
+            probe_retries: 1,
+            max_retries: 5,
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(30),
+        }
+    }
 }
-pub mod standalone {
-    pub fn status(_: &std::path::Path) -> anyhow::Result<String> {
-        Ok(String::new())
+
+/// Credentials and address of the apiserver.
+pub async fn cluster_config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<kube::Config> {
+    Ok(match kubeconfig {
+        Some(path) => {
+            let kubeconfig = kube::config::Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?
+        }
+        None => kube::Config::infer().await?,
+    })
+}
+
+/// Runs until it is told to stop; a transaction that is under way ends first.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let _lock = Lock::take(&config.state_dir)?;
+    let journal = Journal::open(&config.state_dir)?;
+    let host = LiveHost::connect().await?;
+    let recovered = journal.recover(host.network_manager()).await?;
+    if let Some(Recovered { policy, message, .. }) = &recovered {
+        warn!(policy, phase = "recover", "{message}");
+    }
+    let host = host.with_journal(journal);
+    match &config.policy_dir {
+        Some(dir) => standalone::run(&config, dir, host).await,
+        None => in_cluster(&config, host, recovered).await,
+    }
+}
+
+async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered>) -> anyhow::Result<()> {
+    let cluster = cluster_config(config.kubeconfig.as_deref()).await?;
+    let client = Client::try_from(cluster.clone())?;
+    let wake = Arc::new(Notify::new());
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name)).any_semantic();
+    let mine = watcher::Config::default().labels(&format!("{LABEL_NODE}={}", label_value(&config.node_name))).any_semantic();
+    let stores = worker::Stores {
+        policies: watch::<NodeNetworkConfigurationPolicy>(Api::all(client.clone()), watcher::Config::default().any_semantic(), &wake),
+        node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(Api::all(client.clone()), own, &wake),
+        enactments: watch::<NodeNetworkConfigurationEnactment>(Api::all(client.clone()), mine, &wake),
+    };
+    let probes = Cluster { config: cluster, node: config.node_name.clone() };
+    let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), Some(probes));
+    let publisher = tokio::spawn(publish::run(client.clone(), config.node_name.clone()));
+    let worker = worker::Worker::new(config.clone(), client, stores, host, prober, recovered);
+    info!(phase = "start", "agent of node {} is up", config.node_name);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let done = worker.run(&wake).await;
+    publisher.abort();
+    done
+}
+
+/// Keeps a store up to date and wakes the worker at each change.
+pub(crate) fn watch<K>(api: Api<K>, config: watcher::Config, wake: &Arc<Notify>) -> Store<K>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
+{
+    let (store, writer) = reflector::store();
+    let wake = wake.clone();
+    tokio::spawn(async move {
+        let strip = |object: &mut K| object.meta_mut().managed_fields = None;
+        let events = watcher(api, config).default_backoff().modify(strip).reflect(writer);
+        futures::pin_mut!(events);
+        let mut away = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(_) => {
+                    away = false;
+                    wake.notify_one();
+                }
+                // once, not at every try
+                Err(e) if !away => {
+                    away = true;
+                    warn!(phase = "watch", "the apiserver cannot be watched: {}", crate::error::chain(&e));
+                }
+                Err(_) => {}
+            }
+        }
+    });
+    store
+}
+
+/// Ends at SIGTERM or SIGINT.
+pub(crate) async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut term), Ok(mut int)) => {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
     }
 }

@@ -59,6 +59,13 @@ impl LiveHost {
         self
     }
 
+    /// Names the policy of the transactions to come, for the journal.
+    pub fn set_policy(&self, name: &str) {
+        if let Some(journal) = &self.journal {
+            journal.set_policy(name);
+        }
+    }
+
     /// For `journal::recover`.
     pub fn network_manager(&self) -> &NetworkManager {
         &self.nm

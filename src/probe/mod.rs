@@ -23,7 +23,7 @@ mod hope;
 mod ping;
 mod target;
 
-pub use api_server::Cluster;
+pub use api_server::{Cluster, is_ready};
 
 /// One round of one probe.
 const ROUND: Duration = Duration::from_secs(3);

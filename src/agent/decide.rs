@@ -1,0 +1,123 @@
+//! What next for this node and one policy. Pure: objects and the time in, a decision out.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
+use crate::api::condition::{Enacting, is_true};
+use crate::transaction::{Outcome, Report};
+
+use super::Config;
+
+/// How long an attempt that ended in a failed probe is left alone before the next.
+const AFTER_PROBE: Duration = Duration::from_secs(30);
+
+/// The status is about this generation and says its last word.
+pub fn is_final(status: &Status, generation: i64) -> bool {
+    let failed = is_true(&status.conditions, "Failing") && !is_true(&status.conditions, "Progressing");
+    status.policy_generation == Some(generation) && (failed || is_true(&status.conditions, "Aborted"))
+}
+
+/// The status is about this generation and says that all is well.
+pub fn is_available(status: &Status, generation: i64) -> bool {
+    status.policy_generation == Some(generation) && is_true(&status.conditions, "Available")
+}
+
+/// There is leave to work on this generation now.
+pub fn has_slot(status: &Status, generation: i64, now: Timestamp) -> bool {
+    let slot = status.slot.as_ref().filter(|s| s.generation == generation);
+    slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now))
+}
+
+/// What an attempt means for the enactment, and when to try again.
+pub fn judge(report: &Report, status: &Status, generation: i64, config: &Config, node: &str) -> (Enacting, Option<Duration>) {
+    let failed = |outcome: &str| status.attempts.iter().filter(|a| a.generation == generation && a.outcome == outcome).count();
+    let tries = u32::try_from(failed("failed") + 1).unwrap_or(u32::MAX);
+    let probed = u32::try_from(failed("probe-failed")).unwrap_or(u32::MAX);
+    let retrying = |k: u32, of: u32, cause: &str| {
+        Enacting::Retrying(format!(
+            "failed to reconcile NodeNetworkConfigurationPolicy on node {node}. Retrying {k}/{of}: {cause}"
+        ))
+    };
+    match &report.outcome {
+        Outcome::Unchanged | Outcome::Applied => (Enacting::Success("successfully reconciled".to_owned()), None),
+        Outcome::Refused(fault) => (Enacting::Failed(fault.to_string()), None),
+        Outcome::Failed { cause, phase } if tries >= config.max_retries => (Enacting::Failed(format!("{}: {cause}", phase.word())), None),
+        Outcome::Failed { cause, .. } => {
+            let pause = config.initial_backoff.saturating_mul(1 << (tries - 1).min(16)).min(config.max_backoff);
+            (retrying(tries + 1, config.max_retries, cause), Some(pause))
+        }
+        Outcome::ProbeFailed { cause } if probed >= config.probe_retries => (Enacting::Failed(format!("{cause}; rolled back")), None),
+        Outcome::ProbeFailed { cause } => {
+            (retrying(probed + 2, config.probe_retries + 1, &format!("{cause}; rolled back")), Some(AFTER_PROBE))
+        }
+        Outcome::Stuck { cause, rollback } => (Enacting::Failed(format!("{cause}; the rollback failed too: {rollback}")), None),
+    }
+}
+
+/// The last five attempts with this one.
+pub fn attempts(report: &Report, status: &Status, generation: i64, start: Timestamp) -> Vec<Attempt> {
+    let (outcome, error) = match &report.outcome {
+        Outcome::Unchanged => ("unchanged", String::new()),
+        Outcome::Applied => ("applied", String::new()),
+        Outcome::Refused(fault) => ("refused", fault.to_string()),
+        Outcome::Failed { cause, .. } => ("failed", cause.clone()),
+        Outcome::ProbeFailed { cause } => ("probe-failed", cause.clone()),
+        Outcome::Stuck { cause, .. } => ("stuck", cause.clone()),
+    };
+    let this = Attempt {
+        generation,
+        start: start.to_string(),
+        duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+        outcome: outcome.to_owned(),
+        error,
+    };
+    let mut all = status.attempts.clone();
+    all.push(this);
+    let extra = all.len().saturating_sub(5);
+    all.split_off(extra)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::Phase;
+
+    fn config() -> Config {
+        Config::test()
+    }
+
+    fn report(outcome: Outcome) -> Report {
+        Report { outcome, plan: vec![], warnings: vec![], probes: vec![], duration: Duration::ZERO }
+    }
+
+    fn after(outcomes: &[&str]) -> Status {
+        let attempts = outcomes.iter().map(|o| Attempt { generation: 1, outcome: (*o).into(), ..Attempt::default() });
+        Status { attempts: attempts.collect(), ..Status::default() }
+    }
+
+    #[test]
+    fn a_failed_probe_is_tried_once_more_and_no_more() {
+        let failed = report(Outcome::ProbeFailed { cause: "probe gateway failed: no route to 192.0.2.1".into() });
+        let (first, again) = judge(&failed, &after(&[]), 1, &config(), "n");
+        assert!(matches!(first, Enacting::Retrying(m) if m.contains("Retrying 2/2: probe gateway failed")));
+        assert_eq!(again, Some(AFTER_PROBE));
+        let (second, again) = judge(&failed, &after(&["probe-failed"]), 1, &config(), "n");
+        assert!(matches!(second, Enacting::Failed(_)));
+        assert_eq!(again, None);
+    }
+
+    #[test]
+    fn other_failures_are_tried_five_times_with_growing_pauses() {
+        let failed = || report(Outcome::Failed { phase: Phase::Execute, cause: "x".into() });
+        let pause = |n: usize| judge(&failed(), &after(&vec!["failed"; n]), 1, &config(), "n").1.map(|d| d.as_secs());
+        assert_eq!([pause(0), pause(1), pause(2), pause(3), pause(4)], [Some(1), Some(2), Some(4), Some(8), None]);
+    }
+
+    #[test]
+    fn attempts_of_an_older_generation_do_not_count() {
+        let failed = report(Outcome::ProbeFailed { cause: "x".into() });
+        assert!(judge(&failed, &after(&["probe-failed"]), 2, &config(), "n").1.is_some());
+    }
+}

@@ -1,0 +1,46 @@
+//! What a policy from the cluster means without saying it: trunk VLANs on bridge ports. Pure.
+
+use serde_json::{Value, json};
+
+/// Every port without `vlan` of a linux-bridge that is up lets VLANs 2–4094 through. Says whether there was one.
+pub fn default_bridge_vlans(state: &mut Value) -> bool {
+    let mut any = false;
+    let interfaces = state.get_mut("interfaces").and_then(Value::as_array_mut);
+    for interface in interfaces.into_iter().flatten() {
+        let is = |key: &str, want: &str| interface.get(key).and_then(Value::as_str).is_some_and(|v| v == want);
+        let up = interface.get("state").is_none() || is("state", "up");
+        if !(is("type", "linux-bridge") && up) {
+            continue;
+        }
+        for key in ["port", "ports"] {
+            let ports = interface.pointer_mut(&format!("/bridge/{key}")).and_then(Value::as_array_mut);
+            for port in ports.into_iter().flatten().filter_map(Value::as_object_mut).filter(|p| !p.contains_key("vlan")) {
+                port.insert("vlan".into(), json!({"mode": "trunk", "trunk-tags": [{"id-range": {"min": 2, "max": 4094}}]}));
+                any = true;
+            }
+        }
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(text: &str) -> Value {
+        let mut state = crate::yaml::read(text).unwrap();
+        default_bridge_vlans(&mut state);
+        state["interfaces"][0]["bridge"]["port"].clone()
+    }
+
+    #[test]
+    fn only_ports_that_say_nothing_get_vlans() {
+        let got = ports("interfaces: [{name: b, type: linux-bridge, bridge: {port: [{name: a}, {name: c, vlan: {}}]}}]");
+        assert_eq!(got[0]["vlan"]["trunk-tags"][0]["id-range"]["max"], 4094);
+        assert_eq!(got[1]["vlan"], json!({}));
+        for other in ["type: ovs-bridge", "type: linux-bridge, state: absent"] {
+            let got = ports(&format!("interfaces: [{{name: b, {other}, bridge: {{port: [{{name: a}}]}}}}]"));
+            assert_eq!(got, json!([{"name": "a"}]), "{other}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! NodeNetworkState: written when what it shows has changed, driven by events.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::api::NodeNetworkState;
+use crate::error::chain;
+use crate::host::{Host, Observation};
+use crate::host::live::LiveHost;
+use crate::state::iface::State;
+
+/// Quiet after an event before the node is read again.
+const QUIET: Duration = Duration::from_secs(1);
+/// Never later than this after an event.
+const LATEST: Duration = Duration::from_secs(5);
+/// A reading without an event, in case one was lost.
+const ANYWAY: Duration = Duration::from_secs(60);
+const FIELD_MANAGER: &str = "netwright-agent";
+
+/// For ever. Has its own connections, so that it does not eat the worker's events.
+pub async fn run(client: Client, node: String) {
+    let mut last: Option<Value> = None;
+    let mut host = None;
+    loop {
+        let host = match &host {
+            Some(host) => host,
+            None => match LiveHost::connect().await {
+                Ok(fresh) => &*host.insert(fresh),
+                Err(e) => {
+                    warn!(phase = "publish", "{}", chain(&e));
+                    sleep(LATEST).await;
+                    continue;
+                }
+            },
+        };
+        match host.observe().await {
+            Ok(seen) => {
+                let (content, version) = shown(seen);
+                if last.as_ref() != Some(&content) {
+                    match write(&client, &node, &content, &version).await {
+                        Ok(()) => last = Some(content),
+                        Err(e) => {
+                            debug!(phase = "publish", "{e:#}");
+                            sleep(QUIET).await;
+                        }
+                    }
+                }
+            }
+            Err(e) => warn!(phase = "publish", "{}", chain(&e)),
+        }
+        if host.changed(ANYWAY).await {
+            let begin = Instant::now();
+            // until it is quiet, but no longer than the promise
+            while begin.elapsed() < LATEST - QUIET {
+                sleep(QUIET).await;
+                if !host.changed(Duration::ZERO).await {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What is published: no secrets, no veths of pods, no timers and lifetimes that tick. And NetworkManager's version.
+fn shown(seen: Observation) -> (Value, String) {
+    let version = seen.facts.nm_version.clone();
+    let mut state = seen.state;
+    state.hide_secrets();
+    let pods: Vec<String> = state
+        .interfaces
+        .iter()
+        .filter(|i| i.kind.type_name() == "veth" && i.base.state == Some(State::Ignore))
+        .map(|i| i.base.name.clone())
+        .collect();
+    state.interfaces.retain(|i| !pods.contains(&i.base.name));
+    for list in state.routes.iter_mut().flat_map(|r| [&mut r.running, &mut r.config]).flatten() {
+        list.retain(|r| r.next_hop_interface.as_ref().is_none_or(|n| !pods.contains(n)));
+    }
+    let mut content = state.to_json();
+    strip(&mut content);
+    (content, version)
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for key in ["gc-timer", "hello-timer", "valid-life-time", "preferred-life-time"] {
+                map.remove(key);
+            }
+            map.values_mut().for_each(strip);
+        }
+        Value::Array(list) => list.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+async fn write(client: &Client, node: &str, content: &Value, version: &str) -> anyhow::Result<()> {
+    let api: Api<NodeNetworkState> = Api::all(client.clone());
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let status = json!({
+        "apiVersion": "nmstate.io/v1beta1", "kind": "NodeNetworkState", "metadata": {"name": node},
+        "status": {
+            "currentState": content,
+            "lastSuccessfulUpdateTime": Timestamp::now().to_string(),
+            "hostNetworkManagerVersion": version,
+            "handlerNmstateVersion": env!("CARGO_PKG_VERSION"),
+        },
+    });
+    let call = Duration::from_secs(10);
+    match timeout(call, api.patch_status(node, &params, &Patch::Apply(&status))).await? {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(e)) if e.code == 404 => {
+            let owner = timeout(call, Api::<Node>::all(client.clone()).get(node)).await??;
+            let object = json!({
+                "apiVersion": "nmstate.io/v1beta1", "kind": "NodeNetworkState",
+                "metadata": {"name": node, "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "Node", "name": node, "uid": owner.metadata.uid}
+                ]},
+            });
+            timeout(call, api.patch(node, &params, &Patch::Apply(&object))).await??;
+            timeout(call, api.patch_status(node, &params, &Patch::Apply(&status))).await??;
+            Ok(())
+        }
+        Err(e) => Err(e.into()),
+    }
+}

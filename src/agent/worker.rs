@@ -1,0 +1,431 @@
+//! The one worker: takes the policies in order, asks for a slot, applies, reports. At most four writes on an enactment: create, slot
+//! (the controller's), progress, result.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::api::condition::{self, Enacting, WAITING};
+use crate::api::nncp::Mode;
+use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
+use crate::api::{
+    ANNOTATION_FULL_NAME, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY, NodeNetworkConfigurationEnactment as Enactment,
+    NodeNetworkConfigurationPolicy as Policy, label_value,
+};
+use crate::error::{Invalid, chain};
+use crate::host::live::LiveHost;
+use crate::host::{Host, Observation};
+use crate::journal::Recovered;
+use crate::plan;
+use crate::probe::Prober;
+use crate::state::NetworkState;
+use crate::transaction::{self, Options, Outcome, Phase, Report};
+
+use super::{Config, decide, defaults, stop_signal, template};
+
+/// No call but a watch may take longer.
+const CALL: Duration = Duration::from_secs(10);
+/// How long the slot lasts once work has begun: longer than the longest transaction with default probes.
+const WORK: SignedDuration = SignedDuration::from_secs(300);
+/// After this long without a slot the enactment says what it waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is watched.
+pub struct Stores {
+    /// All policies.
+    pub policies: Store<Policy>,
+    /// Our Node.
+    pub node: Store<PartialObjectMeta<Node>>,
+    /// Our enactments.
+    pub enactments: Store<Enactment>,
+}
+
+/// What follows for a policy.
+enum Next {
+    /// Nothing until something changes.
+    Rest,
+    /// Again after this long, whatever happens.
+    In(Duration),
+}
+
+/// The worker.
+pub struct Worker {
+    config: Config,
+    client: Client,
+    stores: Stores,
+    host: LiveHost,
+    prober: Prober,
+    recovered: Option<Recovered>,
+    /// Policies that were found in place, by name, with their generation.
+    settled: HashMap<String, i64>,
+    /// Not before this time.
+    retry_at: HashMap<String, Instant>,
+    /// Since when a policy waits for a slot.
+    waiting: HashMap<String, Instant>,
+    /// Statuses that we wrote and the watch may not have brought back yet.
+    written: HashMap<String, Status>,
+}
+
+impl Worker {
+    /// All that it needs.
+    pub fn new(config: Config, client: Client, stores: Stores, host: LiveHost, prober: Prober, recovered: Option<Recovered>) -> Self {
+        Worker {
+            config,
+            client,
+            stores,
+            host,
+            prober,
+            recovered,
+            settled: HashMap::new(),
+            retry_at: HashMap::new(),
+            waiting: HashMap::new(),
+            written: HashMap::new(),
+        }
+    }
+
+    /// Until it is told to stop.
+    pub async fn run(mut self, wake: &Arc<Notify>) -> anyhow::Result<()> {
+        let ready = async {
+            let _ = self.stores.node.wait_until_ready().await;
+            let _ = self.stores.policies.wait_until_ready().await;
+            let _ = self.stores.enactments.wait_until_ready().await;
+        };
+        tokio::select! {
+            () = ready => {}
+            () = stop_signal() => return Ok(()),
+        }
+        loop {
+            let next = self.pass().await;
+            let pause = async {
+                match next {
+                    Some(after) => sleep(after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wake.notified() => {}
+                () = pause => {}
+                () = stop_signal() => return Ok(()),
+            }
+        }
+    }
+
+    /// One look at every policy; gives the shortest time after which one wants another.
+    async fn pass(&mut self) -> Option<Duration> {
+        let node = self.node()?;
+        let mut policies = self.stores.policies.state();
+        policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
+        let mut soonest = None;
+        for policy in policies {
+            let name = policy.name_any();
+            match self.policy(&policy, &node).await {
+                Ok(Next::Rest) => {}
+                Ok(Next::In(after)) => soonest = Some(soonest.map_or(after, |s: Duration| s.min(after))),
+                Err(e) => {
+                    warn!(policy = name, phase = "report", "{}", chain(&e));
+                    soonest = Some(Duration::from_secs(2));
+                }
+            }
+        }
+        soonest
+    }
+
+    fn node(&self) -> Option<template::Node> {
+        let object = self.stores.node.state().into_iter().next()?;
+        Some(template::Node {
+            name: self.config.node_name.clone(),
+            labels: object.labels().clone(),
+            annotations: object.annotations().clone(),
+        })
+    }
+
+    /// Our enactment of a policy, with what we wrote ourselves.
+    fn status(&self, policy: &str) -> Option<Status> {
+        let name = nnce::name(&self.config.node_name, policy);
+        let object = self.stores.enactments.get(&ObjectRef::new(&name))?;
+        let seen = object.status.clone().unwrap_or_default();
+        let Some(ours) = self.written.get(policy) else { return Some(seen) };
+        // the slot is the controller's to write, the rest is ours
+        let newer_slot = seen.slot.clone().filter(|s| ours.slot.as_ref().is_none_or(|o| s.granted > o.granted));
+        Some(Status { slot: newer_slot.or_else(|| ours.slot.clone()), conditions: self.conditions(&seen, ours), ..ours.clone() })
+    }
+
+    /// The controller writes one condition set: Aborted.
+    fn conditions(&self, seen: &Status, ours: &Status) -> Vec<condition::Condition> {
+        let aborted = condition::is_true(&seen.conditions, "Aborted") && seen.policy_generation == ours.policy_generation;
+        if aborted { seen.conditions.clone() } else { ours.conditions.clone() }
+    }
+
+    async fn policy(&mut self, policy: &Policy, node: &template::Node) -> Result<Next, kube::Error> {
+        let name = policy.name_any();
+        let generation = policy.metadata.generation.unwrap_or(0);
+        let status = self.status(&name);
+        if !policy.spec.matches(&node.labels) {
+            self.settled.remove(&name);
+            if status.is_some() {
+                self.delete(&name).await?;
+            }
+            return Ok(Next::Rest);
+        }
+        if policy.spec.paused == Some(true) || (self.settled.get(&name) == Some(&generation) && status.is_some()) {
+            return Ok(Next::Rest);
+        }
+        let status = status.unwrap_or_default();
+        if let Some(found) = self.recovered.take_if(|r| r.policy == name) {
+            return self.crashed(policy, status, found).await;
+        }
+        if decide::is_final(&status, generation) {
+            self.settled.insert(name, generation);
+            return Ok(Next::Rest);
+        }
+        if let Some(at) = self.retry_at.get(&name).filter(|at| **at > Instant::now()) {
+            return Ok(Next::In(*at - Instant::now()));
+        }
+        self.attempt(policy, status, node).await
+    }
+
+    async fn attempt(&mut self, policy: &Policy, status: Status, node: &template::Node) -> Result<Next, kube::Error> {
+        let start = Timestamp::now();
+        let begin = Instant::now();
+        let seen = match self.host.observe().await {
+            Ok(seen) => seen,
+            Err(e) => {
+                let outcome = Outcome::Failed { phase: Phase::Observe, cause: chain(&e) };
+                return self.report(policy, status, start, &report(outcome, begin)).await;
+            }
+        };
+        let prober = self.prober.with_overrides(&policy.spec.probes).map_err(|e| e.under("spec"));
+        let rendered = prober.and_then(|prober| Ok((prober, render(policy, node, &seen)?)));
+        let planned = rendered.and_then(|(prober, (json, state))| {
+            let plan = plan::plan(&state, &seen).map_err(|e| e.under("spec.desiredState"))?;
+            Ok((prober, json, state, plan))
+        });
+        let (prober, json, state, plan) = match planned {
+            Ok(all) => all,
+            Err(fault) => return self.report(policy, status, start, &report(Outcome::Refused(fault), begin)).await,
+        };
+        let status = Status { desired_state: Some(json), plan: plan.lines.clone(), ..status };
+        if plan.is_empty() {
+            return self.in_place(policy, status, &plan.warnings).await;
+        }
+        if policy.spec.mode == Some(Mode::Plan) {
+            let message = format!("mode is Plan: {} differences, nothing is changed", plan.lines.len());
+            return self.finish(policy, status, &Enacting::Pending(message)).await;
+        }
+        if !decide::has_slot(&status, policy.metadata.generation.unwrap_or(0), start) {
+            return self.ask_for_slot(policy, status).await;
+        }
+        self.waiting.remove(&policy.name_any());
+        let mut status = status;
+        if let Some(slot) = &mut status.slot {
+            slot.expires = (start + WORK).to_string();
+        }
+        let status = self.write(policy, status, &Enacting::Progressing).await?;
+        self.host.set_policy(&policy.name_any());
+        let options = Options { policy: policy.name_any(), ..Options::default() };
+        let done = transaction::run(&self.host, &prober, &state, &options).await;
+        self.report(policy, status, start, &done).await
+    }
+
+    /// Nothing differs. Says so once, and writes nothing where it was said before.
+    async fn in_place(&mut self, policy: &Policy, status: Status, warnings: &[String]) -> Result<Next, kube::Error> {
+        let generation = policy.metadata.generation.unwrap_or(0);
+        if decide::is_available(&status, generation) {
+            self.settled.insert(policy.name_any(), generation);
+            return Ok(Next::Rest);
+        }
+        let mut message = "successfully reconciled".to_owned();
+        if !warnings.is_empty() {
+            message = format!("{message}; {}", warnings.join("; "));
+        }
+        if policy.spec.desired_state.as_ref().is_none_or(|s| s.as_object().is_some_and(serde_json::Map::is_empty)) {
+            "ignoring empty desired state".clone_into(&mut message);
+        }
+        info!(policy = policy.name_any(), phase = "plan", "in place already, nothing touched");
+        self.finish(policy, status, &Enacting::Success(message)).await
+    }
+
+    async fn ask_for_slot(&mut self, policy: &Policy, status: Status) -> Result<Next, kube::Error> {
+        let name = policy.name_any();
+        let generation = policy.metadata.generation.unwrap_or(0);
+        let since = *self.waiting.entry(name.clone()).or_insert_with(Instant::now);
+        if self.status(&name).is_none() {
+            self.create(policy, true).await?;
+            info!(policy = name, phase = "slot", "asked for a slot");
+            return Ok(Next::In(PATIENCE));
+        }
+        let pending = status.policy_generation == Some(generation) && condition::is_true(&status.conditions, "Pending");
+        let created = status.conditions.is_empty();
+        let long = since.elapsed() >= PATIENCE;
+        let message = if long { format!("{WAITING}; no slot was granted for {} s: is the controller running?", PATIENCE.as_secs()) } else { WAITING.to_owned() };
+        let told = status.conditions.iter().any(|c| c.type_ == "Pending" && c.message == message);
+        if (pending && told) || (created && !long) {
+            return Ok(if long { Next::Rest } else { Next::In(PATIENCE.saturating_sub(since.elapsed())) });
+        }
+        self.write(policy, Status { slot: status.slot.clone(), ..status }, &Enacting::Pending(message)).await?;
+        Ok(Next::In(PATIENCE))
+    }
+
+    async fn crashed(&mut self, policy: &Policy, status: Status, found: Recovered) -> Result<Next, kube::Error> {
+        let phase = found.phase.unwrap_or(Phase::Execute);
+        let outcome = Outcome::Failed { phase, cause: found.message };
+        let now = Instant::now();
+        self.report(policy, status, Timestamp::now(), &report(outcome, now)).await
+    }
+
+    /// Publishes how an attempt went.
+    async fn report(&mut self, policy: &Policy, status: Status, start: Timestamp, done: &Report) -> Result<Next, kube::Error> {
+        let name = policy.name_any();
+        let generation = policy.metadata.generation.unwrap_or(0);
+        let (mut how, again) = decide::judge(done, &status, generation, &self.config, &self.config.node_name);
+        if let Enacting::Success(message) = &mut how
+            && !done.warnings.is_empty()
+        {
+            *message = format!("{message}; {}", done.warnings.join("; "));
+        }
+        let status = Status {
+            attempts: decide::attempts(done, &status, generation, start),
+            probes: done.probes.clone(),
+            plan: if done.plan.is_empty() { status.plan.clone() } else { done.plan.clone() },
+            ..status
+        };
+        match again {
+            Some(after) => {
+                self.write(policy, status, &how).await?;
+                self.retry_at.insert(name, Instant::now() + after);
+                Ok(Next::In(after))
+            }
+            None => self.finish(policy, status, &how).await,
+        }
+    }
+
+    async fn finish(&mut self, policy: &Policy, status: Status, how: &Enacting) -> Result<Next, kube::Error> {
+        self.write(policy, status, how).await?;
+        self.settled.insert(policy.name_any(), policy.metadata.generation.unwrap_or(0));
+        self.retry_at.remove(&policy.name_any());
+        Ok(Next::Rest)
+    }
+
+    /// Writes a status until it is delivered: the result of a change must not be lost because the apiserver is away.
+    async fn write(&mut self, policy: &Policy, status: Status, how: &Enacting) -> Result<Status, kube::Error> {
+        let name = policy.name_any();
+        let generation = policy.metadata.generation;
+        let now = Timestamp::now().to_string();
+        let status = Status {
+            conditions: condition::enactment(how, &status.conditions, &now),
+            policy_generation: generation,
+            observed_generation: generation,
+            ..status
+        };
+        let ours = json!({
+            "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
+            "desiredState": status.desired_state, "plan": status.plan, "probes": status.probes,
+            "attempts": status.attempts, "slot": status.slot,
+        });
+        let body = json!({ "status": ours });
+        let object = nnce::name(&self.config.node_name, &name);
+        let api: Api<Enactment> = Api::all(self.client.clone());
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let patch = Patch::Merge(&body);
+            match timeout(CALL, api.patch_status(&object, &PatchParams::default(), &patch)).await {
+                Ok(Ok(_)) => break,
+                Ok(Err(kube::Error::Api(e))) if e.code == 404 => self.create(policy, false).await?,
+                Ok(Err(kube::Error::Api(e))) if (400..500).contains(&e.code) && e.code != 429 => return Err(kube::Error::Api(e)),
+                Ok(Err(e)) => warn!(policy = name, phase = "report", "the result cannot be delivered yet: {}", chain(&e)),
+                Err(_) => warn!(policy = name, phase = "report", "the result cannot be delivered yet: no answer"),
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop_signal() => break,
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+        self.written.insert(name, status.clone());
+        Ok(status)
+    }
+
+    async fn create(&mut self, policy: &Policy, waiting: bool) -> Result<(), kube::Error> {
+        let (node, name) = (&self.config.node_name, policy.name_any());
+        let mut annotations = BTreeMap::new();
+        if waiting {
+            annotations.insert(ANNOTATION_WAITING.to_owned(), policy.metadata.generation.unwrap_or(0).to_string());
+        }
+        if node.len() > 63 {
+            annotations.insert(ANNOTATION_FULL_NAME.to_owned(), node.clone());
+        }
+        let labels = [(LABEL_POLICY.to_owned(), label_value(&name)), (LABEL_NODE.to_owned(), label_value(node))].into();
+        let object = Enactment {
+            metadata: ObjectMeta {
+                name: Some(nnce::name(node, &name)),
+                labels: Some(labels),
+                annotations: Some(annotations).filter(|a| !a.is_empty()),
+                owner_references: self.owner().map(|o| vec![o]),
+                ..ObjectMeta::default()
+            },
+            ..Enactment::default()
+        };
+        let api: Api<Enactment> = Api::all(self.client.clone());
+        self.written.remove(&name);
+        match timeout(CALL, api.create(&PostParams::default(), &object)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(e))) if e.code == 409 => Ok(()),
+            Ok(Err(e)) => Err(e),
+            Err(_) => Ok(()), // tried again at the next pass
+        }
+    }
+
+    fn owner(&self) -> Option<OwnerReference> {
+        let node = self.stores.node.state().into_iter().next()?;
+        Some(OwnerReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: node.name_any(),
+            uid: node.metadata.uid.clone()?,
+            ..OwnerReference::default()
+        })
+    }
+
+    async fn delete(&mut self, policy: &str) -> Result<(), kube::Error> {
+        let api: Api<Enactment> = Api::all(self.client.clone());
+        self.written.remove(policy);
+        let name = nnce::name(&self.config.node_name, policy);
+        match timeout(CALL, api.delete(&name, &DeleteParams::default())).await {
+            Ok(Err(kube::Error::Api(e))) if e.code == 404 => Ok(()),
+            Ok(Err(e)) => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn report(outcome: Outcome, begin: Instant) -> Report {
+    Report { outcome, plan: vec![], warnings: vec![], probes: vec![], duration: begin.elapsed() }
+}
+
+/// The policy's desiredState for this node: templates filled in, default VLANs added; as published and as parsed.
+pub fn render(policy: &Policy, node: &template::Node, seen: &Observation) -> Result<(Value, NetworkState), Invalid> {
+    if !policy.spec.capture.is_empty() {
+        return Err(Invalid::new("spec.capture", "this version does not evaluate captures"));
+    }
+    let mut json = policy.spec.desired_state.clone().unwrap_or_else(|| json!({}));
+    template::fill(&mut json, node).map_err(|e| e.under("spec.desiredState"))?;
+    let mut with_vlans = json.clone();
+    if seen.facts.bridge_vlan_filtering != Some(false) {
+        defaults::default_bridge_vlans(&mut with_vlans);
+    } else if defaults::default_bridge_vlans(&mut json.clone()) {
+        warn!(policy = policy.name_any(), phase = "plan", "this kernel has no VLAN filtering on bridges: default trunk VLANs 2-4094 left out");
+    }
+    let state = NetworkState::from_json(with_vlans.clone()).map_err(|e| e.under("spec.desiredState"))?;
+    Ok((with_vlans, state))
+}
