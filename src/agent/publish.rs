@@ -8,7 +8,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::api::NodeNetworkState;
 use crate::error::chain;
@@ -47,8 +47,9 @@ pub async fn run(client: Client, node: String) {
                     match write(&client, &node, &content, &version).await {
                         Ok(()) => last = Some(content),
                         Err(e) => {
-                            debug!(phase = "publish", "{e:#}");
-                            sleep(QUIET).await;
+                            warn!(phase = "publish", "the state cannot be published yet: {e:#}");
+                            sleep(LATEST).await;
+                            continue;
                         }
                     }
                 }

@@ -424,7 +424,7 @@ pub fn render(policy: &Policy, node: &template::Node, seen: &Observation) -> Res
     if seen.facts.bridge_vlan_filtering != Some(false) {
         defaults::default_bridge_vlans(&mut with_vlans);
     } else if defaults::default_bridge_vlans(&mut json.clone()) {
-        warn!(policy = policy.name_any(), phase = "plan", "this kernel has no VLAN filtering on bridges: default trunk VLANs 2-4094 left out");
+        info!(policy = policy.name_any(), phase = "plan", "this kernel has no VLAN filtering on bridges: default trunk VLANs 2-4094 left out");
     }
     let state = NetworkState::from_json(with_vlans.clone()).map_err(|e| e.under("spec.desiredState"))?;
     Ok((with_vlans, state))

@@ -1,5 +1,6 @@
 //! The objects of group `nmstate.io` and what their conditions say. Pure: no client, no clock.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSON;
 use kube::CustomResourceExt;
 use kube::core::crd::merge_crds;
 
@@ -53,7 +54,19 @@ pub fn crds() -> Vec<Crd> {
         merge_crds(vec![NodeNetworkConfigurationEnactment::crd(), nnce::v1alpha1_crd()], "v1beta1"),
         merge_crds(vec![NodeNetworkState::crd(), nns::v1alpha1_crd()], "v1beta1"),
     ];
-    merged.into_iter().map(|crd| crd.expect("the versions of a kind share name and scope")).collect()
+    let crds = merged.into_iter().map(|crd| crd.expect("the versions of a kind share name and scope"));
+    crds.map(spec_may_be_left_out).collect()
+}
+
+/// Enactments and states have no spec, and those that the incumbent made do not even say so: the apiserver fills in an empty one.
+fn spec_may_be_left_out(mut crd: Crd) -> Crd {
+    let schemas = crd.spec.versions.iter_mut().filter_map(|v| v.schema.as_mut()?.open_api_v3_schema.as_mut());
+    for schema in schemas {
+        schema.required = None;
+        let spec = schema.properties.as_mut().and_then(|p| p.get_mut("spec"));
+        spec.into_iter().for_each(|s| s.default = Some(JSON(serde_json::json!({}))));
+    }
+    crd
 }
 
 /// The same crd under another version.

@@ -34,9 +34,13 @@ pub fn fill(facts: &mut Facts) {
     }
 }
 
-/// Without a bridge to ask: the kernel's build configuration, where it is to be had.
+/// Without a bridge to ask: the kernel's symbols, read once. A bridge module that is not loaded yet has none.
 pub fn vlan_filtering() -> Option<bool> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let config = read(format!("/boot/config-{release}"))?;
-    Some(config.lines().any(|l| l == "CONFIG_BRIDGE_VLAN_FILTERING=y"))
+    static SYMBOLS: std::sync::OnceLock<Option<bool>> = std::sync::OnceLock::new();
+    *SYMBOLS.get_or_init(|| {
+        let symbols = fs::read("/proc/kallsyms").ok()?;
+        let has = |name: &str| symbols.windows(name.len()).any(|w| w == name.as_bytes());
+        // net/bridge/br_device.c, and br_vlan.c which is built with CONFIG_BRIDGE_VLAN_FILTERING only
+        has(" br_dev_setup").then(|| has(" nbp_vlan_init"))
+    })
 }
