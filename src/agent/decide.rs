@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
 use crate::api::condition::{Enacting, is_true};
+use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
 use crate::transaction::{Outcome, Report};
 
 use super::Config;
@@ -31,8 +31,20 @@ pub fn has_slot(status: &Status, generation: i64, now: Timestamp) -> bool {
 }
 
 /// What an attempt means for the enactment, and when to try again.
-pub fn judge(report: &Report, status: &Status, generation: i64, config: &Config, node: &str) -> (Enacting, Option<Duration>) {
-    let failed = |outcome: &str| status.attempts.iter().filter(|a| a.generation == generation && a.outcome == outcome).count();
+pub fn judge(
+    report: &Report,
+    status: &Status,
+    generation: i64,
+    config: &Config,
+    node: &str,
+) -> (Enacting, Option<Duration>) {
+    let failed = |outcome: &str| {
+        status
+            .attempts
+            .iter()
+            .filter(|a| a.generation == generation && a.outcome == outcome)
+            .count()
+    };
     let tries = u32::try_from(failed("failed") + 1).unwrap_or(u32::MAX);
     let probed = u32::try_from(failed("probe-failed")).unwrap_or(u32::MAX);
     let retrying = |k: u32, of: u32, cause: &str| {
@@ -43,16 +55,27 @@ pub fn judge(report: &Report, status: &Status, generation: i64, config: &Config,
     match &report.outcome {
         Outcome::Unchanged | Outcome::Applied => (Enacting::Success("successfully reconciled".to_owned()), None),
         Outcome::Refused(fault) => (Enacting::Failed(fault.to_string()), None),
-        Outcome::Failed { cause, phase } if tries >= config.max_retries => (Enacting::Failed(format!("{}: {cause}", phase.word())), None),
+        Outcome::Failed { cause, phase } if tries >= config.max_retries => {
+            (Enacting::Failed(format!("{}: {cause}", phase.word())), None)
+        }
         Outcome::Failed { cause, .. } => {
-            let pause = config.initial_backoff.saturating_mul(1 << (tries - 1).min(16)).min(config.max_backoff);
+            let pause = config
+                .initial_backoff
+                .saturating_mul(1 << (tries - 1).min(16))
+                .min(config.max_backoff);
             (retrying(tries + 1, config.max_retries, cause), Some(pause))
         }
-        Outcome::ProbeFailed { cause } if probed >= config.probe_retries => (Enacting::Failed(format!("{cause}; rolled back")), None),
-        Outcome::ProbeFailed { cause } => {
-            (retrying(probed + 2, config.probe_retries + 1, &format!("{cause}; rolled back")), Some(AFTER_PROBE))
+        Outcome::ProbeFailed { cause } if probed >= config.probe_retries => {
+            (Enacting::Failed(format!("{cause}; rolled back")), None)
         }
-        Outcome::Stuck { cause, rollback } => (Enacting::Failed(format!("{cause}; the rollback failed too: {rollback}")), None),
+        Outcome::ProbeFailed { cause } => (
+            retrying(probed + 2, config.probe_retries + 1, &format!("{cause}; rolled back")),
+            Some(AFTER_PROBE),
+        ),
+        Outcome::Stuck { cause, rollback } => (
+            Enacting::Failed(format!("{cause}; the rollback failed too: {rollback}")),
+            None,
+        ),
     }
 }
 
@@ -89,17 +112,32 @@ mod tests {
     }
 
     fn report(outcome: Outcome) -> Report {
-        Report { outcome, plan: vec![], warnings: vec![], probes: vec![], duration: Duration::ZERO }
+        Report {
+            outcome,
+            plan: vec![],
+            warnings: vec![],
+            probes: vec![],
+            duration: Duration::ZERO,
+        }
     }
 
     fn after(outcomes: &[&str]) -> Status {
-        let attempts = outcomes.iter().map(|o| Attempt { generation: 1, outcome: (*o).into(), ..Attempt::default() });
-        Status { attempts: attempts.collect(), ..Status::default() }
+        let attempts = outcomes.iter().map(|o| Attempt {
+            generation: 1,
+            outcome: (*o).into(),
+            ..Attempt::default()
+        });
+        Status {
+            attempts: attempts.collect(),
+            ..Status::default()
+        }
     }
 
     #[test]
     fn a_failed_probe_is_tried_once_more_and_no_more() {
-        let failed = report(Outcome::ProbeFailed { cause: "probe gateway failed: no route to 192.0.2.1".into() });
+        let failed = report(Outcome::ProbeFailed {
+            cause: "probe gateway failed: no route to 192.0.2.1".into(),
+        });
         let (first, again) = judge(&failed, &after(&[]), 1, &config(), "n");
         assert!(matches!(first, Enacting::Retrying(m) if m.contains("Retrying 2/2: probe gateway failed")));
         assert_eq!(again, Some(AFTER_PROBE));
@@ -110,9 +148,21 @@ mod tests {
 
     #[test]
     fn other_failures_are_tried_five_times_with_growing_pauses() {
-        let failed = || report(Outcome::Failed { phase: Phase::Execute, cause: "x".into() });
-        let pause = |n: usize| judge(&failed(), &after(&vec!["failed"; n]), 1, &config(), "n").1.map(|d| d.as_secs());
-        assert_eq!([pause(0), pause(1), pause(2), pause(3), pause(4)], [Some(1), Some(2), Some(4), Some(8), None]);
+        let failed = || {
+            report(Outcome::Failed {
+                phase: Phase::Execute,
+                cause: "x".into(),
+            })
+        };
+        let pause = |n: usize| {
+            judge(&failed(), &after(&vec!["failed"; n]), 1, &config(), "n")
+                .1
+                .map(|d| d.as_secs())
+        };
+        assert_eq!(
+            [pause(0), pause(1), pause(2), pause(3), pause(4)],
+            [Some(1), Some(2), Some(4), Some(8), None]
+        );
     }
 
     #[test]

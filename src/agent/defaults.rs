@@ -13,9 +13,19 @@ pub fn default_bridge_vlans(state: &mut Value) -> bool {
             continue;
         }
         for key in ["port", "ports"] {
-            let ports = interface.pointer_mut(&format!("/bridge/{key}")).and_then(Value::as_array_mut);
-            for port in ports.into_iter().flatten().filter_map(Value::as_object_mut).filter(|p| !p.contains_key("vlan")) {
-                port.insert("vlan".into(), json!({"mode": "trunk", "trunk-tags": [{"id-range": {"min": 2, "max": 4094}}]}));
+            let ports = interface
+                .pointer_mut(&format!("/bridge/{key}"))
+                .and_then(Value::as_array_mut);
+            for port in ports
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_object_mut)
+                .filter(|p| !p.contains_key("vlan"))
+            {
+                port.insert(
+                    "vlan".into(),
+                    json!({"mode": "trunk", "trunk-tags": [{"id-range": {"min": 2, "max": 4094}}]}),
+                );
                 any = true;
             }
         }
@@ -35,11 +45,14 @@ mod tests {
 
     #[test]
     fn only_ports_that_say_nothing_get_vlans() {
-        let got = ports("interfaces: [{name: b, type: linux-bridge, bridge: {port: [{name: a}, {name: c, vlan: {}}]}}]");
+        let got =
+            ports("interfaces: [{name: b, type: linux-bridge, bridge: {port: [{name: a}, {name: c, vlan: {}}]}}]");
         assert_eq!(got[0]["vlan"]["trunk-tags"][0]["id-range"]["max"], 4094);
         assert_eq!(got[1]["vlan"], json!({}));
         for other in ["type: ovs-bridge", "type: linux-bridge, state: absent"] {
-            let got = ports(&format!("interfaces: [{{name: b, {other}, bridge: {{port: [{{name: a}}]}}}}]"));
+            let got = ports(&format!(
+                "interfaces: [{{name: b, {other}, bridge: {{port: [{{name: a}}]}}}}]"
+            ));
             assert_eq!(got, json!([{"name": "a"}]), "{other}");
         }
     }

@@ -102,14 +102,25 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
     let cluster = cluster_config(config.kubeconfig.as_deref()).await?;
     let client = Client::try_from(cluster.clone())?;
     let wake = Arc::new(Notify::new());
-    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name)).any_semantic();
-    let mine = watcher::Config::default().labels(&format!("{LABEL_NODE}={}", label_value(&config.node_name))).any_semantic();
+    let own = watcher::Config::default()
+        .fields(&format!("metadata.name={}", config.node_name))
+        .any_semantic();
+    let mine = watcher::Config::default()
+        .labels(&format!("{LABEL_NODE}={}", label_value(&config.node_name)))
+        .any_semantic();
     let stores = worker::Stores {
-        policies: watch::<NodeNetworkConfigurationPolicy>(Api::all(client.clone()), watcher::Config::default().any_semantic(), &wake),
+        policies: watch::<NodeNetworkConfigurationPolicy>(
+            Api::all(client.clone()),
+            watcher::Config::default().any_semantic(),
+            &wake,
+        ),
         node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(Api::all(client.clone()), own, &wake),
         enactments: watch::<NodeNetworkConfigurationEnactment>(Api::all(client.clone()), mine, &wake),
     };
-    let probes = Cluster { config: cluster, node: config.node_name.clone() };
+    let probes = Cluster {
+        config: cluster,
+        node: config.node_name.clone(),
+    };
     let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), Some(probes));
     let publisher = tokio::spawn(publish::run(client.clone(), config.node_name.clone()));
     let worker = worker::Worker::new(config.clone(), client, stores, host, prober, recovered);
@@ -142,7 +153,11 @@ where
                 // once, not at every try
                 Err(e) if !away => {
                     away = true;
-                    warn!(phase = "watch", "the apiserver cannot be watched: {}", crate::error::chain(&e));
+                    warn!(
+                        phase = "watch",
+                        "the apiserver cannot be watched: {}",
+                        crate::error::chain(&e)
+                    );
                 }
                 Err(_) => {}
             }

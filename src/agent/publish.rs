@@ -12,8 +12,8 @@ use tracing::warn;
 
 use crate::api::NodeNetworkState;
 use crate::error::chain;
-use crate::host::{Host, Observation};
 use crate::host::live::LiveHost;
+use crate::host::{Host, Observation};
 use crate::state::iface::State;
 
 /// Quiet after an event before the node is read again.
@@ -81,7 +81,12 @@ fn shown(seen: Observation) -> (Value, String) {
         .map(|i| i.base.name.clone())
         .collect();
     state.interfaces.retain(|i| !pods.contains(&i.base.name));
-    for list in state.routes.iter_mut().flat_map(|r| [&mut r.running, &mut r.config]).flatten() {
+    for list in state
+        .routes
+        .iter_mut()
+        .flat_map(|r| [&mut r.running, &mut r.config])
+        .flatten()
+    {
         list.retain(|r| r.next_hop_interface.as_ref().is_none_or(|n| !pods.contains(n)));
     }
     let mut content = state.to_json();

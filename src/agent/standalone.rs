@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 use crate::api::NodeNetworkConfigurationPolicy as Policy;
 use crate::api::condition::{self, Condition, Enacting};
-use crate::api::nncp::NodeNetworkConfigurationPolicySpec;
 use crate::api::nnce::NodeNetworkConfigurationEnactmentStatus as Status;
+use crate::api::nncp::NodeNetworkConfigurationPolicySpec;
 use crate::error::Invalid;
 use crate::host::Host;
 use crate::host::live::LiveHost;
@@ -53,7 +53,13 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost) -> anyhow::Result<
 }
 
 /// Everything in the folder that is not as it was last time, by priority and name.
-async fn pass(config: &Config, dir: &Path, host: &LiveHost, prober: &Prober, done: &mut BTreeMap<String, Value>) -> anyhow::Result<()> {
+async fn pass(
+    config: &Config,
+    dir: &Path,
+    host: &LiveHost,
+    prober: &Prober,
+    done: &mut BTreeMap<String, Value>,
+) -> anyhow::Result<()> {
     let mut files: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
     files.sort();
@@ -95,10 +101,14 @@ fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
     let mut all = vec![];
     for document in yaml::read_many(text)? {
         if document.get("kind").is_some() {
-            let policy: Policy = serde_json::from_value(document).map_err(|e| Invalid::new("document", e.to_string()))?;
+            let policy: Policy =
+                serde_json::from_value(document).map_err(|e| Invalid::new("document", e.to_string()))?;
             all.push(policy);
         } else {
-            let spec = NodeNetworkConfigurationPolicySpec { desired_state: Some(document), ..Default::default() };
+            let spec = NodeNetworkConfigurationPolicySpec {
+                desired_state: Some(document),
+                ..Default::default()
+            };
             all.push(Policy::new(stem, spec));
         }
     }
@@ -107,7 +117,10 @@ fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
 
 async fn apply(config: &Config, host: &LiveHost, prober: &Prober, policy: &Policy) -> anyhow::Result<()> {
     let name = policy.name_any();
-    let node = template::Node { name: config.node_name.clone(), ..Default::default() };
+    let node = template::Node {
+        name: config.node_name.clone(),
+        ..Default::default()
+    };
     let mut status = Status::default();
     loop {
         let start = Timestamp::now();
@@ -123,7 +136,16 @@ async fn apply(config: &Config, host: &LiveHost, prober: &Prober, policy: &Polic
         status.desired_state = Some(json);
         publish(config, &name, status.clone(), &Enacting::Progressing)?;
         host.set_policy(&name);
-        let done = transaction::run(host, &prober, &state, &Options { policy: name.clone(), ..Options::default() }).await;
+        let done = transaction::run(
+            host,
+            &prober,
+            &state,
+            &Options {
+                policy: name.clone(),
+                ..Options::default()
+            },
+        )
+        .await;
         let (how, again) = decide::judge(&done, &status, 0, config, &config.node_name);
         status.attempts = decide::attempts(&done, &status, 0, start);
         status.plan.clone_from(&done.plan);
@@ -144,19 +166,30 @@ fn publish(config: &Config, name: &str, status: Status, how: &Enacting) -> anyho
     let before: Vec<Condition> = read_conditions(&path);
     let conditions = condition::enactment(how, &before, &Timestamp::now().to_string());
     let status = Status { conditions, ..status };
-    write(&path, &json!({"metadata": {"name": format!("{}.{name}", config.node_name)}, "status": status}))
+    write(
+        &path,
+        &json!({"metadata": {"name": format!("{}.{name}", config.node_name)}, "status": status}),
+    )
 }
 
 fn read_conditions(path: &Path) -> Vec<Condition> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let document = yaml::read(&text).unwrap_or_default();
-    document.pointer("/status/conditions").and_then(|c| serde_json::from_value(c.clone()).ok()).unwrap_or_default()
+    document
+        .pointer("/status/conditions")
+        .and_then(|c| serde_json::from_value(c.clone()).ok())
+        .unwrap_or_default()
 }
 
 /// Enactments of policies that are gone; the configuration stays.
 fn forget_others(config: &Config, present: &[String]) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(config.run_dir.join("enactments"))?.flatten() {
-        let stem = entry.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = entry
+            .path()
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if !present.contains(&stem) {
             std::fs::remove_file(entry.path())?;
         }
@@ -175,17 +208,36 @@ fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
 /// What `kubectl get nnce` would print.
 pub fn status(run_dir: &Path) -> anyhow::Result<String> {
     let dir = run_dir.join("enactments");
-    let entries = std::fs::read_dir(&dir).with_context(|| format!("no agent --policy-dir writes to {}", run_dir.display()))?;
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "yaml")).collect();
+    let entries =
+        std::fs::read_dir(&dir).with_context(|| format!("no agent --policy-dir writes to {}", run_dir.display()))?;
+    let mut files: Vec<_> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
+        .collect();
     files.sort();
-    let mut out = format!("{:<40}{:<14}{:<12}{:<28}{}\n", "NAME", "STATUS", "STATUS AGE", "REASON", "MESSAGE");
+    let mut out = format!(
+        "{:<40}{:<14}{:<12}{:<28}{}\n",
+        "NAME", "STATUS", "STATUS AGE", "REASON", "MESSAGE"
+    );
     for file in files {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let conditions = read_conditions(&file);
-        let Some(on) = conditions.iter().find(|c| c.status == "True") else { continue };
-        let since = on.last_transition_time.as_deref().and_then(|t| t.parse::<Timestamp>().ok());
+        let Some(on) = conditions.iter().find(|c| c.status == "True") else {
+            continue;
+        };
+        let since = on
+            .last_transition_time
+            .as_deref()
+            .and_then(|t| t.parse::<Timestamp>().ok());
         let age = since.map_or(0, |t| Timestamp::now().duration_since(t).as_secs());
-        out.push_str(&format!("{name:<40}{:<14}{:<12}{:<28}{}\n", on.type_, format!("{age}s"), on.reason, on.message));
+        out.push_str(&format!(
+            "{name:<40}{:<14}{:<12}{:<28}{}\n",
+            on.type_,
+            format!("{age}s"),
+            on.reason,
+            on.message
+        ));
     }
     Ok(out)
 }

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::api::condition::{self, Enacting, WAITING};
-use crate::api::nncp::Mode;
 use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
+use crate::api::nncp::Mode;
 use crate::api::{
     ANNOTATION_FULL_NAME, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY, NodeNetworkConfigurationEnactment as Enactment,
     NodeNetworkConfigurationPolicy as Policy, label_value,
@@ -79,7 +79,14 @@ pub struct Worker {
 
 impl Worker {
     /// All that it needs.
-    pub fn new(config: Config, client: Client, stores: Stores, host: LiveHost, prober: Prober, recovered: Option<Recovered>) -> Self {
+    pub fn new(
+        config: Config,
+        client: Client,
+        stores: Stores,
+        host: LiveHost,
+        prober: Prober,
+        recovered: Option<Recovered>,
+    ) -> Self {
         Worker {
             config,
             client,
@@ -155,16 +162,30 @@ impl Worker {
         let name = nnce::name(&self.config.node_name, policy);
         let object = self.stores.enactments.get(&ObjectRef::new(&name))?;
         let seen = object.status.clone().unwrap_or_default();
-        let Some(ours) = self.written.get(policy) else { return Some(seen) };
+        let Some(ours) = self.written.get(policy) else {
+            return Some(seen);
+        };
         // the slot is the controller's to write, the rest is ours
-        let newer_slot = seen.slot.clone().filter(|s| ours.slot.as_ref().is_none_or(|o| s.granted > o.granted));
-        Some(Status { slot: newer_slot.or_else(|| ours.slot.clone()), conditions: self.conditions(&seen, ours), ..ours.clone() })
+        let newer_slot = seen
+            .slot
+            .clone()
+            .filter(|s| ours.slot.as_ref().is_none_or(|o| s.granted > o.granted));
+        Some(Status {
+            slot: newer_slot.or_else(|| ours.slot.clone()),
+            conditions: self.conditions(&seen, ours),
+            ..ours.clone()
+        })
     }
 
     /// The controller writes one condition set: Aborted.
     fn conditions(&self, seen: &Status, ours: &Status) -> Vec<condition::Condition> {
-        let aborted = condition::is_true(&seen.conditions, "Aborted") && seen.policy_generation == ours.policy_generation;
-        if aborted { seen.conditions.clone() } else { ours.conditions.clone() }
+        let aborted =
+            condition::is_true(&seen.conditions, "Aborted") && seen.policy_generation == ours.policy_generation;
+        if aborted {
+            seen.conditions.clone()
+        } else {
+            ours.conditions.clone()
+        }
     }
 
     async fn policy(&mut self, policy: &Policy, node: &template::Node) -> Result<Next, kube::Error> {
@@ -201,11 +222,17 @@ impl Worker {
         let seen = match self.host.observe().await {
             Ok(seen) => seen,
             Err(e) => {
-                let outcome = Outcome::Failed { phase: Phase::Observe, cause: chain(&e) };
+                let outcome = Outcome::Failed {
+                    phase: Phase::Observe,
+                    cause: chain(&e),
+                };
                 return self.report(policy, status, start, &report(outcome, begin)).await;
             }
         };
-        let prober = self.prober.with_overrides(&policy.spec.probes).map_err(|e| e.under("spec"));
+        let prober = self
+            .prober
+            .with_overrides(&policy.spec.probes)
+            .map_err(|e| e.under("spec"));
         let rendered = prober.and_then(|prober| Ok((prober, render(policy, node, &seen)?)));
         let planned = rendered.and_then(|(prober, (json, state))| {
             let plan = plan::plan(&state, &seen).map_err(|e| e.under("spec.desiredState"))?;
@@ -213,9 +240,17 @@ impl Worker {
         });
         let (prober, json, state, plan) = match planned {
             Ok(all) => all,
-            Err(fault) => return self.report(policy, status, start, &report(Outcome::Refused(fault), begin)).await,
+            Err(fault) => {
+                return self
+                    .report(policy, status, start, &report(Outcome::Refused(fault), begin))
+                    .await;
+            }
         };
-        let status = Status { desired_state: Some(json), plan: plan.lines.clone(), ..status };
+        let status = Status {
+            desired_state: Some(json),
+            plan: plan.lines.clone(),
+            ..status
+        };
         if plan.is_empty() {
             return self.in_place(policy, status, &plan.warnings).await;
         }
@@ -233,7 +268,10 @@ impl Worker {
         }
         let status = self.write(policy, status, &Enacting::Progressing).await?;
         self.host.set_policy(&policy.name_any());
-        let options = Options { policy: policy.name_any(), ..Options::default() };
+        let options = Options {
+            policy: policy.name_any(),
+            ..Options::default()
+        };
         let done = transaction::run(&self.host, &prober, &state, &options).await;
         self.report(policy, status, start, &done).await
     }
@@ -249,10 +287,19 @@ impl Worker {
         if !warnings.is_empty() {
             message = format!("{message}; {}", warnings.join("; "));
         }
-        if policy.spec.desired_state.as_ref().is_none_or(|s| s.as_object().is_some_and(serde_json::Map::is_empty)) {
+        if policy
+            .spec
+            .desired_state
+            .as_ref()
+            .is_none_or(|s| s.as_object().is_some_and(serde_json::Map::is_empty))
+        {
             "ignoring empty desired state".clone_into(&mut message);
         }
-        info!(policy = policy.name_any(), phase = "plan", "in place already, nothing touched");
+        info!(
+            policy = policy.name_any(),
+            phase = "plan",
+            "in place already, nothing touched"
+        );
         self.finish(policy, status, &Enacting::Success(message)).await
     }
 
@@ -268,24 +315,56 @@ impl Worker {
         let pending = status.policy_generation == Some(generation) && condition::is_true(&status.conditions, "Pending");
         let created = status.conditions.is_empty();
         let long = since.elapsed() >= PATIENCE;
-        let message = if long { format!("{WAITING}; no slot was granted for {} s: is the controller running?", PATIENCE.as_secs()) } else { WAITING.to_owned() };
-        let told = status.conditions.iter().any(|c| c.type_ == "Pending" && c.message == message);
+        let message = if long {
+            format!(
+                "{WAITING}; no slot was granted for {} s: is the controller running?",
+                PATIENCE.as_secs()
+            )
+        } else {
+            WAITING.to_owned()
+        };
+        let told = status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "Pending" && c.message == message);
         if (pending && told) || (created && !long) {
-            return Ok(if long { Next::Rest } else { Next::In(PATIENCE.saturating_sub(since.elapsed())) });
+            return Ok(if long {
+                Next::Rest
+            } else {
+                Next::In(PATIENCE.saturating_sub(since.elapsed()))
+            });
         }
-        self.write(policy, Status { slot: status.slot.clone(), ..status }, &Enacting::Pending(message)).await?;
+        self.write(
+            policy,
+            Status {
+                slot: status.slot.clone(),
+                ..status
+            },
+            &Enacting::Pending(message),
+        )
+        .await?;
         Ok(Next::In(PATIENCE))
     }
 
     async fn crashed(&mut self, policy: &Policy, status: Status, found: Recovered) -> Result<Next, kube::Error> {
         let phase = found.phase.unwrap_or(Phase::Execute);
-        let outcome = Outcome::Failed { phase, cause: found.message };
+        let outcome = Outcome::Failed {
+            phase,
+            cause: found.message,
+        };
         let now = Instant::now();
-        self.report(policy, status, Timestamp::now(), &report(outcome, now)).await
+        self.report(policy, status, Timestamp::now(), &report(outcome, now))
+            .await
     }
 
     /// Publishes how an attempt went.
-    async fn report(&mut self, policy: &Policy, status: Status, start: Timestamp, done: &Report) -> Result<Next, kube::Error> {
+    async fn report(
+        &mut self,
+        policy: &Policy,
+        status: Status,
+        start: Timestamp,
+        done: &Report,
+    ) -> Result<Next, kube::Error> {
         let name = policy.name_any();
         let generation = policy.metadata.generation.unwrap_or(0);
         let (mut how, again) = decide::judge(done, &status, generation, &self.config, &self.config.node_name);
@@ -297,7 +376,11 @@ impl Worker {
         let status = Status {
             attempts: decide::attempts(done, &status, generation, start),
             probes: done.probes.clone(),
-            plan: if done.plan.is_empty() { status.plan.clone() } else { done.plan.clone() },
+            plan: if done.plan.is_empty() {
+                status.plan.clone()
+            } else {
+                done.plan.clone()
+            },
             ..status
         };
         match again {
@@ -312,7 +395,8 @@ impl Worker {
 
     async fn finish(&mut self, policy: &Policy, status: Status, how: &Enacting) -> Result<Next, kube::Error> {
         self.write(policy, status, how).await?;
-        self.settled.insert(policy.name_any(), policy.metadata.generation.unwrap_or(0));
+        self.settled
+            .insert(policy.name_any(), policy.metadata.generation.unwrap_or(0));
         self.retry_at.remove(&policy.name_any());
         Ok(Next::Rest)
     }
@@ -342,9 +426,20 @@ impl Worker {
             match timeout(CALL, api.patch_status(&object, &PatchParams::default(), &patch)).await {
                 Ok(Ok(_)) => break,
                 Ok(Err(kube::Error::Api(e))) if e.code == 404 => self.create(policy, false).await?,
-                Ok(Err(kube::Error::Api(e))) if (400..500).contains(&e.code) && e.code != 429 => return Err(kube::Error::Api(e)),
-                Ok(Err(e)) => warn!(policy = name, phase = "report", "the result cannot be delivered yet: {}", chain(&e)),
-                Err(_) => warn!(policy = name, phase = "report", "the result cannot be delivered yet: no answer"),
+                Ok(Err(kube::Error::Api(e))) if (400..500).contains(&e.code) && e.code != 429 => {
+                    return Err(kube::Error::Api(e));
+                }
+                Ok(Err(e)) => warn!(
+                    policy = name,
+                    phase = "report",
+                    "the result cannot be delivered yet: {}",
+                    chain(&e)
+                ),
+                Err(_) => warn!(
+                    policy = name,
+                    phase = "report",
+                    "the result cannot be delivered yet: no answer"
+                ),
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -360,12 +455,19 @@ impl Worker {
         let (node, name) = (&self.config.node_name, policy.name_any());
         let mut annotations = BTreeMap::new();
         if waiting {
-            annotations.insert(ANNOTATION_WAITING.to_owned(), policy.metadata.generation.unwrap_or(0).to_string());
+            annotations.insert(
+                ANNOTATION_WAITING.to_owned(),
+                policy.metadata.generation.unwrap_or(0).to_string(),
+            );
         }
         if node.len() > 63 {
             annotations.insert(ANNOTATION_FULL_NAME.to_owned(), node.clone());
         }
-        let labels = [(LABEL_POLICY.to_owned(), label_value(&name)), (LABEL_NODE.to_owned(), label_value(node))].into();
+        let labels = [
+            (LABEL_POLICY.to_owned(), label_value(&name)),
+            (LABEL_NODE.to_owned(), label_value(node)),
+        ]
+        .into();
         let object = Enactment {
             metadata: ObjectMeta {
                 name: Some(nnce::name(node, &name)),
@@ -410,7 +512,13 @@ impl Worker {
 }
 
 fn report(outcome: Outcome, begin: Instant) -> Report {
-    Report { outcome, plan: vec![], warnings: vec![], probes: vec![], duration: begin.elapsed() }
+    Report {
+        outcome,
+        plan: vec![],
+        warnings: vec![],
+        probes: vec![],
+        duration: begin.elapsed(),
+    }
 }
 
 /// The policy's desiredState for this node: templates filled in, default VLANs added; as published and as parsed.
@@ -424,7 +532,11 @@ pub fn render(policy: &Policy, node: &template::Node, seen: &Observation) -> Res
     if seen.facts.bridge_vlan_filtering != Some(false) {
         defaults::default_bridge_vlans(&mut with_vlans);
     } else if defaults::default_bridge_vlans(&mut json.clone()) {
-        info!(policy = policy.name_any(), phase = "plan", "this kernel has no VLAN filtering on bridges: default trunk VLANs 2-4094 left out");
+        info!(
+            policy = policy.name_any(),
+            phase = "plan",
+            "this kernel has no VLAN filtering on bridges: default trunk VLANs 2-4094 left out"
+        );
     }
     let state = NetworkState::from_json(with_vlans.clone()).map_err(|e| e.under("spec.desiredState"))?;
     Ok((with_vlans, state))

@@ -54,7 +54,12 @@ const UNKNOWN: &str = "Unknown";
 pub fn enactment(how: &Enacting, before: &[Condition], now: &str) -> Vec<Condition> {
     let (on, reason, rest, message): (&[&str], &str, &str, &str) = match how {
         Enacting::Pending(m) => (&["Pending"], "MaxUnavailableLimitReached", FALSE, m),
-        Enacting::Progressing => (&["Progressing"], "ConfigurationProgressing", FALSE, "Applying desired state"),
+        Enacting::Progressing => (
+            &["Progressing"],
+            "ConfigurationProgressing",
+            FALSE,
+            "Applying desired state",
+        ),
         Enacting::Success(m) => (&["Available"], "SuccessfullyConfigured", FALSE, m),
         Enacting::Retrying(m) => (&["Failing", "Progressing"], "Retrying", FALSE, m),
         Enacting::Failed(m) => (&["Failing"], "FailedToConfigure", FALSE, m),
@@ -96,17 +101,27 @@ pub fn policy(how: &Rollout, before: &[Condition], now: &str) -> Vec<Condition> 
         Rollout::Progressing(m) => ([UNKNOWN, UNKNOWN, TRUE, FALSE], "ConfigurationProgressing", m.as_str()),
         Rollout::Success(m) => ([TRUE, FALSE, FALSE, FALSE], "SuccessfullyConfigured", m.as_str()),
         Rollout::Failed(m) => ([FALSE, TRUE, FALSE, FALSE], "FailedToConfigure", m.as_str()),
-        Rollout::NotMatching => ([FALSE, FALSE, FALSE, TRUE], "NoMatchingNode", "Policy does not match any node"),
+        Rollout::NotMatching => (
+            [FALSE, FALSE, FALSE, TRUE],
+            "NoMatchingNode",
+            "Policy does not match any node",
+        ),
         Rollout::Paused => ([UNKNOWN, UNKNOWN, FALSE, FALSE], "Paused", "Policy is paused"),
     };
     let types = ["Available", "Degraded", "Progressing", "Ignored"];
     let said = |t: &str, status: &str| status == TRUE || (*how == Rollout::Paused && t == "Progressing");
-    types.iter().zip(statuses).map(|(t, s)| condition(t, s, reason, if said(t, s) { message } else { "" }, before, now)).collect()
+    types
+        .iter()
+        .zip(statuses)
+        .map(|(t, s)| condition(t, s, reason, if said(t, s) { message } else { "" }, before, now))
+        .collect()
 }
 
 fn condition(type_: &str, status: &str, reason: &str, message: &str, before: &[Condition], now: &str) -> Condition {
     let was = before.iter().find(|c| c.type_ == type_ && c.status == status);
-    let since = was.and_then(|c| c.last_transition_time.clone()).unwrap_or_else(|| now.to_owned());
+    let since = was
+        .and_then(|c| c.last_transition_time.clone())
+        .unwrap_or_else(|| now.to_owned());
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
@@ -133,7 +148,10 @@ mod tests {
     use super::*;
 
     fn status(conditions: &[Condition]) -> &str {
-        conditions.iter().find(|c| c.status == TRUE).map_or("", |c| c.type_.as_str())
+        conditions
+            .iter()
+            .find(|c| c.status == TRUE)
+            .map_or("", |c| c.type_.as_str())
     }
 
     #[test]

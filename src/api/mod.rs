@@ -30,8 +30,15 @@ pub fn label_value(name: &str) -> String {
     if name.len() <= 63 {
         return name.to_owned();
     }
-    let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes()).simple().to_string();
-    let cut = name.char_indices().map(|(i, _)| i).take_while(|i| *i <= 50).last().unwrap_or(0);
+    let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes())
+        .simple()
+        .to_string();
+    let cut = name
+        .char_indices()
+        .map(|(i, _)| i)
+        .take_while(|i| *i <= 50)
+        .last()
+        .unwrap_or(0);
     format!("{}-{}", name[..cut].trim_end_matches(['-', '.', '_']), &hash[..10])
 }
 
@@ -50,21 +57,38 @@ type Crd = k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::C
 /// The definitions, all served versions merged.
 pub fn crds() -> Vec<Crd> {
     let merged = [
-        merge_crds(vec![nncp::v1beta1_crd(), NodeNetworkConfigurationPolicy::crd(), nncp::v1alpha1_crd()], "v1"),
-        merge_crds(vec![NodeNetworkConfigurationEnactment::crd(), nnce::v1alpha1_crd()], "v1beta1"),
+        merge_crds(
+            vec![
+                nncp::v1beta1_crd(),
+                NodeNetworkConfigurationPolicy::crd(),
+                nncp::v1alpha1_crd(),
+            ],
+            "v1",
+        ),
+        merge_crds(
+            vec![NodeNetworkConfigurationEnactment::crd(), nnce::v1alpha1_crd()],
+            "v1beta1",
+        ),
         merge_crds(vec![NodeNetworkState::crd(), nns::v1alpha1_crd()], "v1beta1"),
     ];
-    let crds = merged.into_iter().map(|crd| crd.expect("the versions of a kind share name and scope"));
+    let crds = merged
+        .into_iter()
+        .map(|crd| crd.expect("the versions of a kind share name and scope"));
     crds.map(spec_may_be_left_out).collect()
 }
 
 /// Enactments and states have no spec, and those that the incumbent made do not even say so: the apiserver fills in an empty one.
 fn spec_may_be_left_out(mut crd: Crd) -> Crd {
-    let schemas = crd.spec.versions.iter_mut().filter_map(|v| v.schema.as_mut()?.open_api_v3_schema.as_mut());
+    let schemas = crd
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|v| v.schema.as_mut()?.open_api_v3_schema.as_mut());
     for schema in schemas {
         schema.required = None;
         let spec = schema.properties.as_mut().and_then(|p| p.get_mut("spec"));
-        spec.into_iter().for_each(|s| s.default = Some(JSON(serde_json::json!({}))));
+        spec.into_iter()
+            .for_each(|s| s.default = Some(JSON(serde_json::json!({}))));
     }
     crd
 }
@@ -79,7 +103,10 @@ fn as_version(mut crd: Crd, version: &str) -> Crd {
 
 /// `netwright crd`: a multi-document YAML.
 pub fn crds_yaml() -> String {
-    crds().iter().map(|crd| format!("---\n{}", crate::yaml::write(crd))).collect()
+    crds()
+        .iter()
+        .map(|crd| format!("---\n{}", crate::yaml::write(crd)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! NodeNetworkConfigurationEnactment: how one policy went on one node.
 
+#![allow(clippy::duplicated_attributes)] // each printer column repeats the keys of the one before
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
@@ -20,9 +22,21 @@ use crate::probe::ProbeResult;
     status = "NodeNetworkConfigurationEnactmentStatus",
     derive = "Default",
     derive = "PartialEq",
-    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].type"),
-    printcolumn(name = "Status Age", type_ = "date", json_path = ".status.conditions[?(@.status==\"True\")].lastTransitionTime"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].reason")
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"True\")].type"
+    ),
+    printcolumn(
+        name = "Status Age",
+        type_ = "date",
+        json_path = ".status.conditions[?(@.status==\"True\")].lastTransitionTime"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"True\")].reason"
+    )
 )]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct NodeNetworkConfigurationEnactmentSpec {}

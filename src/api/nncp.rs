@@ -1,5 +1,7 @@
 //! NodeNetworkConfigurationPolicy: what a person wants of nodes.
 
+#![allow(clippy::duplicated_attributes)] // each printer column repeats the keys of the one before
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -135,7 +137,11 @@ impl NodeNetworkConfigurationPolicySpec {
 
 /// metav1.LabelSelector: all of matchLabels and matchExpressions; an unknown operator matches nothing.
 fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
-    let equal = selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
+    let equal = selector
+        .match_labels
+        .iter()
+        .flatten()
+        .all(|(k, v)| labels.get(k) == Some(v));
     let expressions = selector.match_expressions.iter().flatten().all(|e| {
         let value = labels.get(&e.key);
         let listed = || value.is_some_and(|v| e.values.iter().flatten().any(|w| w == v));

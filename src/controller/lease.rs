@@ -26,7 +26,10 @@ pub struct Elector {
 impl Elector {
     /// For the Lease in this namespace.
     pub fn new(client: Client, namespace: &str, identity: &str) -> Self {
-        Elector { api: Api::namespaced(client, namespace), identity: identity.to_owned() }
+        Elector {
+            api: Api::namespaced(client, namespace),
+            identity: identity.to_owned(),
+        }
     }
 
     /// Returns once we are the leader.
@@ -62,7 +65,10 @@ impl Elector {
         let now = Timestamp::now();
         let Some(mut lease) = timeout(CALL, self.api.get_opt(NAME)).await?? else {
             let fresh = Lease {
-                metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some(NAME.into()),
+                    ..ObjectMeta::default()
+                },
                 spec: Some(self.spec(now, 0)),
             };
             return conflict(timeout(CALL, self.api.create(&PostParams::default(), &fresh)).await?);
@@ -86,7 +92,10 @@ impl Elector {
     /// Gives it up, so that the next one need not wait.
     pub async fn release(&self) {
         if let Ok(Ok(Some(mut lease))) = timeout(CALL, self.api.get_opt(NAME)).await
-            && let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_deref() == Some(self.identity.as_str()))
+            && let Some(spec) = lease
+                .spec
+                .as_mut()
+                .filter(|s| s.holder_identity.as_deref() == Some(self.identity.as_str()))
         {
             spec.holder_identity = Some(String::new());
             let _ = timeout(CALL, self.api.replace(NAME, &PostParams::default(), &lease)).await;

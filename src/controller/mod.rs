@@ -126,12 +126,20 @@ impl Controller {
             let known = policies.iter().any(|p| label_value(&p.name_any()) == policy);
             match node {
                 Some(node) if known => {
-                    by_policy.entry(policy).or_default().insert((*node).clone(), (*enactment).clone());
+                    by_policy
+                        .entry(policy)
+                        .or_default()
+                        .insert((*node).clone(), (*enactment).clone());
                 }
                 _ => self.sweep(&enactment.name_any()).await?,
             }
         }
-        self.decided.retain(|name, _| by_policy.values().flat_map(BTreeMap::values).any(|e| e.name_any() == *name));
+        self.decided.retain(|name, _| {
+            by_policy
+                .values()
+                .flat_map(BTreeMap::values)
+                .any(|e| e.name_any() == *name)
+        });
         self.told.retain(|key, _| policies.iter().any(|p| key_of(p) == *key));
         let mut again = ANYWAY;
         let none = BTreeMap::new();
@@ -153,18 +161,34 @@ impl Controller {
         }
     }
 
-    async fn carry_out(&mut self, policy: &Policy, enactments: &BTreeMap<String, Enactment>, decision: &Decision) -> Result<(), kube::Error> {
+    async fn carry_out(
+        &mut self,
+        policy: &Policy,
+        enactments: &BTreeMap<String, Enactment>,
+        decision: &Decision,
+    ) -> Result<(), kube::Error> {
         let generation = policy.metadata.generation.unwrap_or(0);
         let now = Timestamp::now();
         for enactment in enactments.values() {
             let name = enactment.name_any();
             let version = enactment.resource_version().unwrap_or_default();
             let status = if decision.grant.contains(&name) {
-                let slot = Slot { generation, granted: now.to_string(), expires: (now + SLOT).to_string() };
+                let slot = Slot {
+                    generation,
+                    granted: now.to_string(),
+                    expires: (now + SLOT).to_string(),
+                };
                 json!({ "slot": slot })
             } else if decision.abort.contains(&name) {
-                let before = enactment.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
-                let why = format!("{} of {} nodes failed: the roll-out stopped", decision.counts.failing, decision.counts.matching);
+                let before = enactment
+                    .status
+                    .as_ref()
+                    .map(|s| s.conditions.clone())
+                    .unwrap_or_default();
+                let why = format!(
+                    "{} of {} nodes failed: the roll-out stopped",
+                    decision.counts.failing, decision.counts.matching
+                );
                 let conditions = condition::enactment(&Enacting::Aborted(why), &before, &now.to_string());
                 json!({ "conditions": conditions, "policyGeneration": generation, "observedGeneration": generation })
             } else {
@@ -173,11 +197,20 @@ impl Controller {
             if self.decided.get(&name) == Some(&version) {
                 continue;
             }
-            let word = if status.get("slot").is_some() { "slot granted" } else { "aborted" };
+            let word = if status.get("slot").is_some() {
+                "slot granted"
+            } else {
+                "aborted"
+            };
             // bound to what we decided on: an enactment that moved on meanwhile is looked at again
             let body = json!({ "metadata": {"resourceVersion": version}, "status": status });
             let api: Api<Enactment> = Api::all(self.client.clone());
-            match timeout(CALL, api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body))).await {
+            match timeout(
+                CALL,
+                api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)),
+            )
+            .await
+            {
                 Ok(Ok(_)) => {
                     info!(policy = policy.name_any(), enactment = name, phase = "slot", "{word}");
                     self.decided.insert(name, version);
@@ -196,8 +229,17 @@ impl Controller {
         let before = policy.status.clone().unwrap_or_default();
         let conditions = condition::policy(&decision.rollout, &before.conditions, &Timestamp::now().to_string());
         let generation = policy.metadata.generation;
-        let what = json!([conditions.iter().map(|c| (&c.type_, &c.status, &c.reason, &c.message)).collect::<Vec<_>>(), decision.counts, generation]);
-        let same = condition::same(&conditions, &before.conditions) && before.observed_generation == generation && before.nodes.as_ref() == Some(&decision.counts);
+        let what = json!([
+            conditions
+                .iter()
+                .map(|c| (&c.type_, &c.status, &c.reason, &c.message))
+                .collect::<Vec<_>>(),
+            decision.counts,
+            generation
+        ]);
+        let same = condition::same(&conditions, &before.conditions)
+            && before.observed_generation == generation
+            && before.nodes.as_ref() == Some(&decision.counts);
         let told = self.told.get(&key);
         if same || told.is_some_and(|(_, w)| *w == what) {
             return Ok(ANYWAY);
@@ -213,7 +255,12 @@ impl Controller {
         let status = json!({ "conditions": conditions, "observedGeneration": generation, "nodes": decision.counts });
         let api: Api<Policy> = Api::all(self.client.clone());
         let patch = json!({ "status": status });
-        match timeout(CALL, api.patch_status(&policy.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await {
+        match timeout(
+            CALL,
+            api.patch_status(&policy.name_any(), &PatchParams::default(), &Patch::Merge(&patch)),
+        )
+        .await
+        {
             Ok(Ok(_)) => {
                 self.told.insert(key, (Instant::now(), what));
                 Ok(ANYWAY)
@@ -230,5 +277,8 @@ fn key_of(policy: &Policy) -> String {
 }
 
 fn member(node: &Node) -> Member {
-    Member { labels: node.labels().clone(), ready: crate::probe::is_ready(node) }
+    Member {
+        labels: node.labels().clone(),
+        ready: crate::probe::is_ready(node),
+    }
 }

@@ -50,7 +50,10 @@ pub fn standing(enactment: &Enactment, generation: i64, now: Timestamp) -> Stand
     let slot = status.slot.as_ref().filter(|s| s.generation == generation);
     let live = slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now));
     if status.policy_generation != Some(generation) {
-        let asks = enactment.annotations().get(ANNOTATION_WAITING).is_some_and(|g| *g == generation.to_string());
+        let asks = enactment
+            .annotations()
+            .get(ANNOTATION_WAITING)
+            .is_some_and(|g| *g == generation.to_string());
         return match (live, asks && status.conditions.is_empty()) {
             (true, _) => Standing::Working,
             (false, true) => Standing::Waiting,
@@ -62,7 +65,11 @@ pub fn standing(enactment: &Enactment, generation: i64, now: Timestamp) -> Stand
     } else if on("Aborted") {
         Standing::Aborted
     } else if on("Failing") {
-        if on("Progressing") { Standing::Retrying } else { Standing::Failed }
+        if on("Progressing") {
+            Standing::Retrying
+        } else {
+            Standing::Failed
+        }
     } else if live {
         Standing::Working
     } else if on("Progressing") {
@@ -104,23 +111,52 @@ pub struct Decision {
 }
 
 /// Decides for one policy. `enactments` are its own, by node.
-pub fn decide(policy: &Policy, members: &BTreeMap<String, Member>, enactments: &BTreeMap<String, Enactment>, now: Timestamp) -> Decision {
+pub fn decide(
+    policy: &Policy,
+    members: &BTreeMap<String, Member>,
+    enactments: &BTreeMap<String, Enactment>,
+    now: Timestamp,
+) -> Decision {
     let generation = policy.metadata.generation.unwrap_or(0);
     let matching: Vec<(&String, &Member)> = members.iter().filter(|(_, m)| policy.spec.matches(&m.labels)).collect();
     let standings: Vec<(&String, Standing)> = matching
         .iter()
-        .map(|(node, _)| (*node, enactments.get(*node).map_or(Standing::Unknown, |e| standing(e, generation, now))))
+        .map(|(node, _)| {
+            (
+                *node,
+                enactments
+                    .get(*node)
+                    .map_or(Standing::Unknown, |e| standing(e, generation, now)),
+            )
+        })
         .collect();
     let count = |s: Standing| standings.iter().filter(|(_, x)| *x == s).count();
-    let (failed, retrying, working) = (count(Standing::Failed), count(Standing::Retrying), count(Standing::Working));
+    let (failed, retrying, working) = (
+        count(Standing::Failed),
+        count(Standing::Retrying),
+        count(Standing::Working),
+    );
     let max = max_unavailable(policy.spec.max_unavailable.as_ref(), matching.len());
-    let waiting: Vec<String> = standings.iter().filter(|(_, s)| *s == Standing::Waiting).filter_map(|(n, _)| Some(enactments.get(*n)?.name_any())).collect();
+    let waiting: Vec<String> = standings
+        .iter()
+        .filter(|(_, s)| *s == Standing::Waiting)
+        .filter_map(|(n, _)| Some(enactments.get(*n)?.name_any()))
+        .collect();
     let paused = policy.spec.paused == Some(true);
     let stop = failed >= max;
-    let free = if stop || paused { 0 } else { max.saturating_sub(working + retrying + failed) };
+    let free = if stop || paused {
+        0
+    } else {
+        max.saturating_sub(working + retrying + failed)
+    };
     // an attempt that is tried again needs its slot again once the first ran out
-    let again = standings.iter().filter(|(n, s)| *s == Standing::Retrying && !holds(enactments.get(*n), generation, now));
-    let again: Vec<String> = again.filter_map(|(n, _)| Some(enactments.get(*n)?.name_any())).filter(|_| !paused).collect();
+    let again = standings
+        .iter()
+        .filter(|(n, s)| *s == Standing::Retrying && !holds(enactments.get(*n), generation, now));
+    let again: Vec<String> = again
+        .filter_map(|(n, _)| Some(enactments.get(*n)?.name_any()))
+        .filter(|_| !paused)
+        .collect();
     let to_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let counts = NodeCounts {
         matching: to_u32(matching.len()),
@@ -142,7 +178,9 @@ pub fn decide(policy: &Policy, members: &BTreeMap<String, Member>, enactments: &
 }
 
 fn holds(enactment: Option<&Enactment>, generation: i64, now: Timestamp) -> bool {
-    let slot = enactment.and_then(|e| e.status.as_ref()?.slot.as_ref()).filter(|s| s.generation == generation);
+    let slot = enactment
+        .and_then(|e| e.status.as_ref()?.slot.as_ref())
+        .filter(|s| s.generation == generation);
     slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now))
 }
 
@@ -156,13 +194,30 @@ fn rollout(n: &NodeCounts) -> Rollout {
     if n.matching == 0 {
         Rollout::NotMatching
     } else if n.failing > 0 || n.aborted > 0 {
-        let aborted = if n.aborted > 0 { format!(", {} nodes aborted configuration", n.aborted) } else { String::new() };
-        Rollout::Failed(format!("{}/{} nodes failed to configure{aborted}", n.failing, n.matching))
+        let aborted = if n.aborted > 0 {
+            format!(", {} nodes aborted configuration", n.aborted)
+        } else {
+            String::new()
+        };
+        Rollout::Failed(format!(
+            "{}/{} nodes failed to configure{aborted}",
+            n.failing, n.matching
+        ))
     } else if finished < n.ready {
-        let pending = if n.pending > 0 { format!(", {} pending", n.pending) } else { String::new() };
-        Rollout::Progressing(format!("Policy is progressing {finished}/{} nodes finished{pending}{not_ready}", n.ready))
+        let pending = if n.pending > 0 {
+            format!(", {} pending", n.pending)
+        } else {
+            String::new()
+        };
+        Rollout::Progressing(format!(
+            "Policy is progressing {finished}/{} nodes finished{pending}{not_ready}",
+            n.ready
+        ))
     } else {
-        Rollout::Success(format!("{}/{} nodes successfully configured{not_ready}", n.available, n.matching))
+        Rollout::Success(format!(
+            "{}/{} nodes successfully configured{not_ready}",
+            n.available, n.matching
+        ))
     }
 }
 
@@ -180,7 +235,13 @@ mod tests {
     }
 
     fn policy(max: Option<IntOrString>) -> Policy {
-        let mut p = Policy::new("p", Spec { max_unavailable: max, ..Spec::default() });
+        let mut p = Policy::new(
+            "p",
+            Spec {
+                max_unavailable: max,
+                ..Spec::default()
+            },
+        );
         p.metadata.generation = Some(1);
         p
     }
@@ -190,12 +251,22 @@ mod tests {
         let mut all = BTreeMap::new();
         for (i, state) in states.iter().enumerate() {
             let node = format!("n{i}");
-            members.insert(node.clone(), Member { ready: true, ..Member::default() });
+            members.insert(
+                node.clone(),
+                Member {
+                    ready: true,
+                    ..Member::default()
+                },
+            );
             let mut e = Enactment::default();
             e.metadata.name = Some(name(&node, "p"));
             if let Some(how) = state {
                 let working = matches!(how, Enacting::Progressing | Enacting::Retrying(_));
-                let slot = Slot { generation: 1, granted: NOW.into(), expires: (now() + SLOT).to_string() };
+                let slot = Slot {
+                    generation: 1,
+                    granted: NOW.into(),
+                    expires: (now() + SLOT).to_string(),
+                };
                 e.status = Some(Status {
                     conditions: enactment(how, &[], NOW),
                     policy_generation: Some(1),
@@ -236,25 +307,50 @@ mod tests {
 
     #[test]
     fn a_full_rollout_makes_the_rest_wait() {
-        let d = ask(&[Some(Enacting::Progressing), Some(Enacting::Progressing), pending(), pending()], None);
+        let d = ask(
+            &[
+                Some(Enacting::Progressing),
+                Some(Enacting::Progressing),
+                pending(),
+                pending(),
+            ],
+            None,
+        );
         assert!(d.grant.is_empty() && d.abort.is_empty());
-        let d = ask(&[Some(Enacting::Success(String::new())), Some(Enacting::Progressing), pending(), pending()], None);
+        let d = ask(
+            &[
+                Some(Enacting::Success(String::new())),
+                Some(Enacting::Progressing),
+                pending(),
+                pending(),
+            ],
+            None,
+        );
         assert_eq!(d.grant, ["n2.p"]);
     }
 
     #[test]
     fn as_many_failures_as_may_be_unavailable_stop_it() {
-        let d = ask(&[Some(Enacting::Failed(String::new())), pending()], Some(IntOrString::Int(1)));
+        let d = ask(
+            &[Some(Enacting::Failed(String::new())), pending()],
+            Some(IntOrString::Int(1)),
+        );
         assert_eq!(d.abort, ["n1.p"]);
         assert!(d.grant.is_empty());
-        let d = ask(&[Some(Enacting::Failed(String::new())), pending(), pending()], Some(IntOrString::Int(2)));
+        let d = ask(
+            &[Some(Enacting::Failed(String::new())), pending(), pending()],
+            Some(IntOrString::Int(2)),
+        );
         assert_eq!((d.grant.len(), d.abort.len()), (1, 0), "a failed node keeps its place");
     }
 
     #[test]
     fn a_slot_that_ran_out_is_a_failure() {
         let (members, mut all) = fleet(&[Some(Enacting::Progressing), pending()]);
-        let slot = all.get_mut("n0").and_then(|e| e.status.as_mut()?.slot.as_mut()).unwrap();
+        let slot = all
+            .get_mut("n0")
+            .and_then(|e| e.status.as_mut()?.slot.as_mut())
+            .unwrap();
         slot.expires = "2025-12-31T23:59:59Z".into();
         let d = decide(&policy(Some(IntOrString::Int(1))), &members, &all, now());
         assert_eq!(d.abort, ["n1.p"]);
@@ -269,7 +365,10 @@ mod tests {
         };
         assert_eq!(text(&[ok(), ok()]), "2/2 nodes successfully configured");
         assert_eq!(text(&[ok(), None]), "Policy is progressing 1/2 nodes finished");
-        assert_eq!(text(&[ok(), pending()]), "Policy is progressing 1/2 nodes finished, 1 pending");
+        assert_eq!(
+            text(&[ok(), pending()]),
+            "Policy is progressing 1/2 nodes finished, 1 pending"
+        );
         assert_eq!(
             text(&[Some(Enacting::Failed(String::new())), pending()]),
             "1/2 nodes failed to configure, 1 nodes aborted configuration"
