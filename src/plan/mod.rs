@@ -252,10 +252,14 @@ impl Steps {
             return;
         }
         let wire = keys.iter().flatten().any(|k| MEMBERSHIP.contains(&k.as_str()));
-        let recreate = seen
-            .state
-            .interface(name)
-            .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));
+        let stale = stock
+            .base
+            .is_some_and(|b| profiles::leaves_routes_behind(&b.profile, &profile));
+        let recreate = stale
+            || seen
+                .state
+                .interface(name)
+                .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
         let reapply = running && !wire && !recreate && (save || off != Off::Link);
         dropped_addresses(name, touched, seen, lines);

@@ -306,6 +306,16 @@ fn put_dns(dns: &Dns, ipv6: bool, p: &mut Profile) {
     }
 }
 
+/// A route of another table than main goes: Reapply only syncs the main table before NetworkManager 1.51, so the device must be activated anew.
+pub fn leaves_routes_behind(old: &Profile, new: &Profile) -> bool {
+    ["ipv4", "ipv6"].iter().any(|section| {
+        let kept = new.dicts(section, "route-data");
+        old.dicts(section, "route-data")
+            .iter()
+            .any(|r| r.contains_key("table") && !kept.contains(r))
+    })
+}
+
 /// Keys in which two profiles differ, as `setting.key`. What NetworkManager leaves out because it is the default counts as equal.
 pub fn differing_keys(old: &Profile, new: &Profile) -> Vec<String> {
     let settings: BTreeSet<&String> = old.settings.keys().chain(new.settings.keys()).collect();

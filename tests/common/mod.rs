@@ -1,0 +1,168 @@
+//! Beds for tests: a node in network namespaces with its own NetworkManager, and a cluster of them. See `tests/bed/`.
+
+#![allow(dead_code)] // each test file uses its own part
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The binary under test.
+pub const NETWRIGHT: &str = env!("CARGO_BIN_EXE_netwright");
+
+/// Beds need root. Without it tests say so and pass, unless CI promised it.
+pub fn may_run() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI runs as root, so that nothing is skipped"
+        );
+        eprintln!("SKIPPED: network namespaces need root");
+    }
+    root
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(name)
+}
+
+/// Runs and gives stdout; panics with everything said where it fails.
+pub fn must(command: &mut Command) -> String {
+    let out = command.output().expect("the command starts");
+    assert!(out.status.success(), "{command:?}\n{}", said(&out));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// stdout and stderr.
+pub fn said(out: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    )
+}
+
+/// A folder that goes away.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new(what: &str) -> Self {
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        let path = std::env::temp_dir().join(format!("nw-{what}-{}", &unique[..8]));
+        std::fs::create_dir_all(&path).expect("a folder under the temporary one");
+        Dir(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A node with its own NetworkManager.
+pub struct Node {
+    pub dir: Dir,
+}
+
+impl Node {
+    pub fn up(options: &[&str]) -> Self {
+        let dir = Dir::new("node");
+        must(
+            Command::new(script("node.sh"))
+                .arg("up")
+                .arg(dir.0.join("n"))
+                .arg("node01")
+                .args(options),
+        );
+        Node { dir }
+    }
+
+    fn bed(&self) -> PathBuf {
+        self.dir.0.join("n")
+    }
+
+    /// A command inside the node.
+    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(script("node.sh"));
+        command.arg("exec").arg(self.bed()).arg(program).args(args);
+        command
+    }
+
+    /// `netwright apply` of this text, with probes.
+    pub fn apply(&self, yaml: &str, flags: &[&str]) -> Output {
+        let file = self.dir.0.join("wish.yaml");
+        std::fs::write(&file, yaml).expect("the wish is written");
+        let state = self.dir.0.join("state");
+        let mut command = self.command(NETWRIGHT, &["apply"]);
+        command.arg(file).arg("--state-dir").arg(state).args(flags);
+        command.output().expect("netwright starts")
+    }
+
+    /// Output of `ip` inside the node.
+    pub fn ip(&self, args: &[&str]) -> String {
+        must(&mut self.command("ip", args))
+    }
+
+    /// Lines of NetworkManager's log that tell of something done over D-Bus.
+    pub fn audit(&self) -> usize {
+        let log = std::fs::read_to_string(self.bed().join("NetworkManager.log")).unwrap_or_default();
+        log.lines().filter(|l| l.contains("audit: op=")).count()
+    }
+
+    /// Another verb of `node.sh`.
+    pub fn bed_verb(&self, verb: &str, args: &[&str]) {
+        must(Command::new(script("node.sh")).arg(verb).arg(self.bed()).args(args));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = Command::new(script("node.sh")).arg("down").arg(self.bed()).output();
+    }
+}
+
+/// A control plane with nodes, agents and a controller.
+pub struct Cluster {
+    pub dir: Dir,
+}
+
+impl Cluster {
+    pub fn up(nodes: &str) -> Self {
+        let dir = Dir::new("cluster");
+        let cluster = Cluster { dir };
+        must(cluster.verb("up").args(["--nodes", nodes]));
+        cluster
+    }
+
+    /// A verb of `cluster.sh`.
+    pub fn verb(&self, verb: &str) -> Command {
+        let mut command = Command::new(script("cluster.sh"));
+        command
+            .env("NETWRIGHT_BIN", NETWRIGHT)
+            .arg(verb)
+            .arg(self.dir.0.join("c"));
+        command
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        must(self.verb("kubectl").args(args))
+    }
+
+    /// Applies a manifest from a file.
+    pub fn kubectl_apply(&self, yaml: &str) {
+        let file = self.dir.0.join("manifest.yaml");
+        std::fs::write(&file, yaml).expect("the manifest is written");
+        must(self.verb("kubectl").arg("apply").arg("-f").arg(file));
+    }
+
+    /// A log of the bed.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.0.join("c").join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.verb("down").output();
+    }
+}

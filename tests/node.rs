@@ -1,0 +1,197 @@
+//! The command on a real NetworkManager and kernel, in a node made of network namespaces.
+
+mod common;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{NETWRIGHT, Node, may_run, said};
+
+const BRIDGE: &str = "interfaces:
+- name: br0
+  type: linux-bridge
+  state: up
+  description: front
+  ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}
+  bridge: {options: {stp: {enabled: false}}, port: [{name: eth1}]}
+";
+
+const MOVED: &str = "interfaces:
+- name: mgmt0
+  type: ethernet
+  state: up
+  ipv4: {enabled: true, dhcp: false, address: [{ip: 10.98.0.2, prefix-length: 24}]}
+";
+
+#[test]
+fn a_bridge_comes_stays_changes_and_goes() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let ok = |yaml: &str| {
+        let out = node.apply(yaml, &[]);
+        assert!(out.status.success(), "{}", said(&out));
+        said(&out)
+    };
+    ok(BRIDGE);
+    assert!(node.ip(&["-br", "link", "show", "master", "br0"]).starts_with("eth1"));
+    assert!(node.ip(&["-br", "addr", "show", "br0"]).contains("192.0.2.1/24"));
+
+    let before = node.audit();
+    assert!(ok(BRIDGE).contains("nothing to change"));
+    assert_eq!(node.audit(), before, "a second apply must not touch NetworkManager");
+
+    ok("interfaces: [{name: br0, ipv4: {address: [{ip: 192.0.2.2, prefix-length: 24}]}}]");
+    let addresses = node.ip(&["-br", "addr", "show", "br0"]);
+    assert!(
+        addresses.contains("192.0.2.2/24") && !addresses.contains("192.0.2.1/24"),
+        "{addresses}"
+    );
+
+    ok("interfaces: [{name: br0, type: linux-bridge, bridge: {port: [{name: eth2}]}}]");
+    assert!(node.ip(&["-br", "link", "show", "master", "br0"]).starts_with("eth2"));
+
+    ok("interfaces: [{name: br0, state: absent}]");
+    let links = node.ip(&["-br", "link"]);
+    assert!(!links.contains("br0") && links.contains("eth1"), "{links}");
+}
+
+#[test]
+fn routes_rules_and_dns_reach_the_kernel_and_leave_it() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile"]);
+    let ok = |yaml: &str| {
+        let out = node.apply(yaml, &["--no-probes"]);
+        assert!(out.status.success(), "{}", said(&out));
+    };
+    let wish = "interfaces:
+- {name: eth1, type: ethernet, ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}}
+routes: {config: [{destination: 198.51.100.0/24, next-hop-interface: eth1, next-hop-address: 192.0.2.254, table-id: 200}]}
+route-rules: {config: [{ip-from: 192.0.2.0/24, route-table: 200, priority: 500}]}
+dns-resolver: {config: {server: [192.0.2.53], search: [example.org]}}
+";
+    ok(wish);
+    assert!(
+        node.ip(&["route", "show", "table", "200"])
+            .contains("198.51.100.0/24 via 192.0.2.254")
+    );
+    assert!(node.ip(&["rule"]).contains("500:\tfrom 192.0.2.0/24 lookup 200"));
+    let before = node.audit();
+    ok(wish);
+    assert_eq!(node.audit(), before, "a second apply must not touch NetworkManager");
+    ok("routes: {config: [{state: absent, next-hop-interface: eth1}]}
+route-rules: {config: [{state: absent, route-table: 200}]}
+dns-resolver: {config: {}}
+");
+    assert_eq!(node.ip(&["route", "show", "table", "all", "198.51.100.0/24"]), "");
+    assert!(!node.ip(&["rule"]).contains("lookup 200"));
+}
+
+#[test]
+fn a_lost_gateway_rolls_back_without_waiting_for_the_timeout() {
+    if !may_run() {
+        return;
+    }
+    for options in [&[][..], &["--mgmt-profile"]] {
+        let node = Node::up(options);
+        let out = node.apply(MOVED, &[]);
+        assert!(!out.status.success());
+        assert!(
+            said(&out).contains("probe gateway failed: no route to 10.99.1.1; rolled back"),
+            "{}",
+            said(&out)
+        );
+        assert!(node.ip(&["-br", "addr", "show", "mgmt0"]).contains("10.99.1.2/24"));
+        assert!(node.ip(&["route"]).contains("default via 10.99.1.1"));
+    }
+}
+
+#[test]
+fn wrong_input_is_named_and_nothing_is_touched() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--no-mgmt"]);
+    let before = node.audit();
+    let huge = format!("# {}\n", "x".repeat(5 << 20));
+    let cases = [
+        (
+            "interfaces: [{name: br0, type: linux-bridge, brige: {}}]",
+            "interfaces[br0].brige: unknown key",
+        ),
+        (
+            "interfaces: [{name: eth1, type: ethernet, ipv4: {enabled: true, address: [{ip: 192.0.2.300, prefix-length: 24}]}}]",
+            "interfaces[eth1].ipv4.address[0].ip",
+        ),
+        (
+            "interfaces: [{name: br0, type: linux-bridge, bridge: {port: [{name: eth9}]}}]",
+            "port 'eth9' does not exist",
+        ),
+        (
+            "interfaces:\n- {name: b1, type: linux-bridge, bridge: {port: [{name: eth1}]}}\n- {name: b2, type: linux-bridge, bridge: {port: [{name: eth1}]}}",
+            "port 'eth1' is also listed by interfaces[b1]",
+        ),
+        (
+            "interfaces: [{name: abcdefghijklmnop, type: linux-bridge}]",
+            "has 16 characters; the kernel allows 15",
+        ),
+        ("interfaces: [{name: br0", "document"),
+        (huge.as_str(), "the limit is"),
+        ("", "there is nothing in it"),
+    ];
+    for (yaml, want) in cases {
+        let out = node.apply(yaml, &[]);
+        assert_eq!(out.status.code(), Some(65), "{}", said(&out));
+        assert!(said(&out).contains(want), "{want}: {}", said(&out));
+    }
+    assert_eq!(node.audit(), before);
+}
+
+#[test]
+fn a_killed_apply_leaves_the_node_as_it_was_after_the_next_start() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let wish = node.dir.0.join("wish.yaml");
+    std::fs::write(&wish, MOVED).expect("the wish is written");
+    let state = node.dir.0.join("state");
+    let mut apply = node.command(NETWRIGHT, &["apply"]);
+    let mut child = apply
+        .arg(&wish)
+        .arg("--state-dir")
+        .arg(&state)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("netwright starts");
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !node.ip(&["-br", "addr", "show", "mgmt0"]).contains("10.98.0.2") {
+        assert!(Instant::now() < limit, "the change never came");
+    }
+    child.kill().expect("it is still there");
+    let _ = child.wait();
+    let policies = node.dir.0.join("policies");
+    std::fs::create_dir(&policies).expect("a folder for policies");
+    let mut agent = node.command(NETWRIGHT, &["agent"]);
+    let mut agent = agent
+        .args(["--node-name", "node01", "--policy-dir"])
+        .arg(&policies)
+        .arg("--run-dir")
+        .arg(node.dir.0.join("run"))
+        .arg("--state-dir")
+        .arg(&state)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the agent starts");
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !node.ip(&["-br", "addr", "show", "mgmt0"]).contains("10.99.1.2") {
+        assert!(Instant::now() < limit, "the next start did not put the address back");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    agent.kill().expect("it is still there");
+    let _ = agent.wait();
+}
