@@ -228,7 +228,8 @@ fn vlan_ranges(specs: &[AfSpecBridge]) -> Vec<VlanRange> {
     ranges
 }
 
-/// The kernel tells `IFLA_BR_VLAN_FILTERING` of a bridge only where it was built with VLAN filtering.
+/// The kernel tells `IFLA_BR_VLAN_DEFAULT_PVID` of a bridge only where it was built with VLAN filtering (br_netlink.c);
+/// `IFLA_BR_VLAN_FILTERING` it always tells.
 fn vlan_filtering(facts: &Facts) -> Option<bool> {
     let mut bridges = facts.links.iter().filter_map(|l| match &l.data {
         Some(InfoData::Bridge(info)) => Some(info),
@@ -236,7 +237,7 @@ fn vlan_filtering(facts: &Facts) -> Option<bool> {
     });
     bridges
         .next()
-        .map(|info| info.iter().any(|i| matches!(i, InfoBridge::VlanFiltering(_))))
+        .map(|info| info.iter().any(|i| matches!(i, InfoBridge::VlanDefaultPvid(_))))
         .or_else(sysfs::vlan_filtering)
 }
 
