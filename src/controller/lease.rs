@@ -1,123 +1,173 @@
-//! Leader election by a Lease: only one controller grants slots.
+//! One controller at a time: whoever holds a Lease works, the others wait for it to run out.
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use anyhow::{Context, bail};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{ObjectMeta, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, timeout};
 
-/// Name of the Lease.
+/// Name of the Lease. Agents read it to see whether there is a controller.
 pub const NAME: &str = "netwright-controller";
-/// A leader that was not heard of for this long is gone.
-const DURATION: i32 = 15;
+const DURATION: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
+/// How often those that wait look.
+const LOOK: Duration = Duration::from_secs(2);
+/// Without a renewal for this long we stop, well before others may start.
+const GIVE_UP: Duration = Duration::from_secs(12);
 const CALL: Duration = Duration::from_secs(4);
 
-/// Holds or waits for the Lease.
-pub struct Elector {
+/// Our part in the election.
+#[derive(Debug)]
+pub struct Election {
     api: Api<Lease>,
+    namespace: String,
     identity: String,
 }
 
-impl Elector {
-    /// For the Lease in this namespace.
+/// The Lease as somebody else left it, and when we first saw it so. Their clock does not matter.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+impl Election {
+    /// Takes part.
     pub fn new(client: Client, namespace: &str, identity: &str) -> Self {
-        Elector {
+        Election {
             api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
             identity: identity.to_owned(),
         }
     }
 
-    /// Returns once we are the leader.
-    pub async fn lead(&self) {
+    /// Returns when we lead.
+    pub async fn win(&self) {
+        let mut seen: Option<Seen> = None;
         loop {
-            match self.take().await {
-                Ok(true) => {
-                    info!(phase = "lead", "{} leads", self.identity);
-                    return;
-                }
+            match self.try_to_win(&mut seen).await {
+                Ok(true) => return,
                 Ok(false) => {}
-                Err(e) => warn!(phase = "lead", "the lease cannot be had: {e:#}"),
+                Err(e) => tracing::warn!("leader election: {}", crate::error::chain(e.as_ref())),
             }
-            sleep(RENEW / 2).await;
+            sleep(LOOK).await;
         }
     }
 
-    /// Returns when we are not the leader any more.
-    pub async fn keep(&self) {
-        let mut last = tokio::time::Instant::now();
-        while last.elapsed() < Duration::from_secs(DURATION.unsigned_abs().into()) {
-            sleep(RENEW).await;
-            match self.take().await {
-                Ok(true) => last = tokio::time::Instant::now(),
-                Ok(false) => return,
-                Err(e) => warn!(phase = "lead", "the lease cannot be renewed: {e:#}"),
-            }
-        }
-    }
-
-    /// Takes or renews it; false where another one holds it. The resource version keeps two from taking it at once.
-    async fn take(&self) -> anyhow::Result<bool> {
-        let now = Timestamp::now();
-        let Some(mut lease) = timeout(CALL, self.api.get_opt(NAME)).await?? else {
-            let fresh = Lease {
-                metadata: ObjectMeta {
-                    name: Some(NAME.into()),
-                    ..ObjectMeta::default()
-                },
-                spec: Some(self.spec(now, 0)),
-            };
-            return conflict(timeout(CALL, self.api.create(&PostParams::default(), &fresh)).await?);
+    async fn try_to_win(&self, seen: &mut Option<Seen>) -> anyhow::Result<bool> {
+        let Some(lease) = self.get().await? else {
+            return self.write(None).await;
         };
-        let spec = lease.spec.clone().unwrap_or_default();
-        let ours = spec.holder_identity.as_deref() == Some(self.identity.as_str());
-        let seconds = spec.lease_duration_seconds.unwrap_or(DURATION);
-        let end = spec.renew_time.map(|t| t.0 + SignedDuration::from_secs(seconds.into()));
-        let released = spec.holder_identity.as_deref().is_none_or(str::is_empty);
-        if !ours && !released && end.is_some_and(|end| end > now) {
-            return Ok(false);
+        let holder = holder(&lease);
+        if holder.is_empty() || holder == self.identity {
+            return self.write(Some(lease)).await;
         }
-        let mut wanted = self.spec(now, spec.lease_transitions.unwrap_or(0) + i32::from(!ours));
-        if ours {
-            wanted.acquire_time = spec.acquire_time;
+        let version = lease.metadata.resource_version.clone();
+        match seen {
+            Some(seen) if seen.version == version => {
+                if seen.since.elapsed() >= DURATION {
+                    return self.write(Some(lease)).await;
+                }
+            }
+            _ => {
+                if seen.is_none() {
+                    tracing::info!("{holder} leads; waiting");
+                }
+                *seen = Some(Seen {
+                    version,
+                    since: Instant::now(),
+                });
+            }
         }
-        lease.spec = Some(wanted);
-        conflict(timeout(CALL, self.api.replace(NAME, &PostParams::default(), &lease)).await?)
+        Ok(false)
     }
 
-    /// Gives it up, so that the next one need not wait.
+    /// Renews for as long as we lead; returns why we do not any more.
+    pub async fn hold(&self) -> anyhow::Error {
+        let mut renewed = Instant::now();
+        loop {
+            sleep(RENEW).await;
+            match self.renew().await {
+                Ok(()) => renewed = Instant::now(),
+                Err(e) if renewed.elapsed() > GIVE_UP - CALL => return e.context("lost the lease"),
+                Err(e) => tracing::warn!("renewing the lease: {}", crate::error::chain(e.as_ref())),
+            }
+        }
+    }
+
+    async fn renew(&self) -> anyhow::Result<()> {
+        let lease = self.get().await?.context("the lease is gone")?;
+        if holder(&lease) != self.identity {
+            bail!("{} leads now", holder(&lease));
+        }
+        if !self.write(Some(lease)).await? {
+            bail!("somebody else wrote it");
+        }
+        Ok(())
+    }
+
+    /// Lets go, so that another one need not wait for the end.
     pub async fn release(&self) {
-        if let Ok(Ok(Some(mut lease))) = timeout(CALL, self.api.get_opt(NAME)).await
-            && let Some(spec) = lease
-                .spec
-                .as_mut()
-                .filter(|s| s.holder_identity.as_deref() == Some(self.identity.as_str()))
+        let ours = |lease: &Lease| holder(lease) == self.identity;
+        if let Ok(Some(mut lease)) = self.get().await
+            && ours(&lease)
         {
-            spec.holder_identity = Some(String::new());
-            let _ = timeout(CALL, self.api.replace(NAME, &PostParams::default(), &lease)).await;
+            lease.spec.get_or_insert_default().holder_identity = None;
+            let params = PostParams::default();
+            // it runs out by itself otherwise
+            let _ = timeout(CALL, self.api.replace(NAME, &params, &lease)).await;
         }
     }
 
-    fn spec(&self, now: Timestamp, transitions: i32) -> LeaseSpec {
-        LeaseSpec {
-            holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: Some(DURATION),
-            acquire_time: Some(MicroTime(now)),
-            renew_time: Some(MicroTime(now)),
-            lease_transitions: Some(transitions),
-            ..LeaseSpec::default()
+    async fn get(&self) -> anyhow::Result<Option<Lease>> {
+        let answer = timeout(CALL, self.api.get_opt(NAME)).await.context("no answer")?;
+        answer.with_context(|| format!("reading lease {NAME} in namespace {}", self.namespace))
+    }
+
+    /// Writes us into it; false if somebody else was quicker.
+    async fn write(&self, lease: Option<Lease>) -> anyhow::Result<bool> {
+        let create = lease.is_none();
+        let mut lease = lease.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta {
+                name: Some(NAME.to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+        });
+        let spec = lease.spec.get_or_insert_default();
+        take(spec, &self.identity, Timestamp::now());
+        let params = PostParams::default();
+        let written = async {
+            match create {
+                true => self.api.create(&params, &lease).await,
+                false => self.api.replace(NAME, &params, &lease).await,
+            }
+        };
+        match timeout(CALL, written).await.context("no answer")? {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(e) => Err(e).with_context(|| format!("writing lease {NAME} in namespace {}", self.namespace)),
         }
     }
 }
 
-fn conflict(answer: Result<Lease, kube::Error>) -> anyhow::Result<bool> {
-    match answer {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(e)) if e.code == 409 => Ok(false),
-        Err(e) => Err(e.into()),
+fn holder(lease: &Lease) -> &str {
+    lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.holder_identity.as_deref())
+        .unwrap_or("")
+}
+
+fn take(spec: &mut LeaseSpec, identity: &str, now: Timestamp) {
+    if spec.holder_identity.as_deref() != Some(identity) {
+        spec.holder_identity = Some(identity.to_owned());
+        spec.acquire_time = Some(MicroTime(now));
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(-1) + 1);
     }
+    spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
+    spec.renew_time = Some(MicroTime(now));
 }

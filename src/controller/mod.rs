@@ -1,41 +1,48 @@
-//! One per cluster: grants slots, stops roll-outs that fail, keeps policy status, sweeps enactments of what is gone.
+//! `netwright controller`: grants slots, writes the status of policies, deletes enactments nobody needs any more.
+//!
+//! Watch events go into `World`; `rollout::decide` says what follows for each policy that is touched; this file writes it. One worker, no reads but
+//! to make sure before a deletion.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use clap::Args;
+use futures::future::join_all;
+use futures::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::runtime::reflector::Store;
-use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::agent::{cluster_config, stop_signal, watch};
-use crate::api::condition::{self, Enacting};
+use crate::agent::{cluster_config, stop_signal};
+use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::Slot;
-use crate::api::{LABEL_NODE, LABEL_POLICY, label_value};
-use crate::api::{NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy};
-use crate::error::chain;
+use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
+use crate::api::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy};
 
 mod lease;
-pub mod rollout;
+mod rollout;
+mod world;
 
-use rollout::{Decision, Member, SLOT};
+use rollout::{Decision, decide};
+use world::{Change, Enactment, Policy, World};
 
-/// A policy's status is written no more often than this while its roll-out goes on; its end is told at once.
-const PACE: Duration = Duration::from_secs(1);
-/// A look without an event: slots run out silently.
-const ANYWAY: Duration = Duration::from_secs(10);
+/// How long a node may take before it must say that it is still at work.
+const SLOT: Duration = Duration::from_secs(60);
+/// Least time between two writes of one policy's status, first and last ones aside.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(10);
 
 /// Flags of `netwright controller`.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Credentials; inside a cluster the service account's.
     #[arg(long, env = "KUBECONFIG")]
@@ -50,235 +57,379 @@ pub struct Config {
 
 /// Leads when it can, until it is told to stop. One that loses the Lease ends, to start afresh.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let client = Client::try_from(cluster_config(config.kubeconfig.as_deref()).await?)?;
-    let elector = lease::Elector::new(client.clone(), &config.namespace, &config.identity);
+    let mut cluster = cluster_config(config.kubeconfig.as_deref()).await?;
+    // kube would try again for minutes, unseen; we decide anew instead
+    cluster.default_retry = false;
+    let client = Client::try_from(cluster)?;
+    let election = lease::Election::new(client.clone(), &config.namespace, &config.identity);
+    let work = async {
+        election.win().await;
+        tracing::info!(phase = "lead", "{} leads", config.identity);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tokio::select! {
+            lost = election.hold() => Err(lost),
+            end = Controller::new(client).run() => end,
+        }
+    };
     tokio::select! {
-        () = elector.lead() => {}
-        () = stop_signal() => return Ok(()),
-    }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tokio::select! {
-        () = elector.keep() => anyhow::bail!("another controller holds the lease now"),
-        done = Controller::new(client).run() => done,
+        end = work => end,
         () = stop_signal() => {
-            elector.release().await;
+            election.release().await;
             Ok(())
         }
     }
 }
 
+/// What we remember of our own writes to a policy's status.
+#[derive(Debug)]
+struct Written {
+    at: Instant,
+    terminal: bool,
+}
+
 struct Controller {
-    client: Client,
-    policies: Store<Policy>,
-    enactments: Store<Enactment>,
-    nodes: Store<Node>,
-    wake: Arc<Notify>,
-    /// When and what was last written to a policy's status, by name and uid.
-    told: HashMap<String, (Instant, Value)>,
-    /// Slots and stops that we wrote and the watch may not have brought back yet: enactment → (resource version it was decided on).
-    decided: HashMap<String, String>,
+    policies: Api<NodeNetworkConfigurationPolicy>,
+    enactments: Api<NodeNetworkConfigurationEnactment>,
+    nodes: Api<NodeObject>,
+    world: World,
+    written: BTreeMap<String, Written>,
+    // when to look at a policy again without an event
+    wake: BTreeMap<String, Instant>,
+}
+
+/// One write and what came of it.
+enum Answer {
+    Policy(Box<NodeNetworkConfigurationPolicy>),
+    Enactment(Box<NodeNetworkConfigurationEnactment>),
+    /// Nothing to learn from it.
+    Done,
 }
 
 impl Controller {
     fn new(client: Client) -> Self {
-        let wake = Arc::new(Notify::new());
-        let any = || watcher::Config::default().any_semantic();
         Controller {
-            policies: watch(Api::all(client.clone()), any(), &wake),
-            enactments: watch(Api::all(client.clone()), any(), &wake),
-            nodes: watch(Api::all(client.clone()), any(), &wake),
-            client,
-            wake,
-            told: HashMap::new(),
-            decided: HashMap::new(),
+            policies: Api::all(client.clone()),
+            enactments: Api::all(client.clone()),
+            nodes: Api::all(client),
+            world: World::default(),
+            written: BTreeMap::new(),
+            wake: BTreeMap::new(),
         }
     }
 
+    /// Follows the cluster for ever.
     async fn run(mut self) -> anyhow::Result<()> {
-        self.policies.wait_until_ready().await?;
-        self.enactments.wait_until_ready().await?;
-        self.nodes.wait_until_ready().await?;
-        let wake = self.wake.clone();
+        let changes = stream::select(
+            watch(&self.policies, Change::Policy),
+            stream::select(
+                watch(&self.enactments, Change::Enactment),
+                watch(&self.nodes, Change::Node),
+            ),
+        );
+        // all that is there already is one change to us
+        let mut changes = std::pin::pin!(changes.ready_chunks(1024));
         loop {
-            let again = match self.pass().await {
-                Ok(again) => again,
-                Err(e) => {
-                    warn!(phase = "controller", "{}", chain(&e));
-                    PACE
-                }
-            };
+            let wake = self.wake.values().min().copied();
             tokio::select! {
-                () = wake.notified() => {}
-                () = sleep(again) => {}
+                some = changes.next() => some.context("the watches ended")?.into_iter().for_each(|c| self.world.apply(c)),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.touch_awakened(),
+            }
+            while self.world.complete() && self.world.is_dirty() {
+                self.work().await;
             }
         }
     }
 
-    /// One look at everything; gives the time after which a held-back status is due.
-    async fn pass(&mut self) -> Result<Duration, kube::Error> {
-        let members: BTreeMap<String, Member> = self.nodes.state().iter().map(|n| (n.name_any(), member(n))).collect();
-        let policies = self.policies.state();
-        let mut by_policy: BTreeMap<String, BTreeMap<String, Enactment>> = BTreeMap::new();
-        let nodes: HashMap<String, &String> = members.keys().map(|n| (label_value(n), n)).collect();
-        for enactment in self.enactments.state() {
-            let label = |key: &str| enactment.labels().get(key).cloned().unwrap_or_default();
-            let (policy, node) = (label(LABEL_POLICY), nodes.get(&label(LABEL_NODE)));
-            let known = policies.iter().any(|p| label_value(&p.name_any()) == policy);
-            match node {
-                Some(node) if known => {
-                    by_policy
-                        .entry(policy)
-                        .or_default()
-                        .insert((*node).clone(), (*enactment).clone());
+    fn touch_awakened(&mut self) {
+        let now = Instant::now();
+        let due: Vec<String> = self
+            .wake
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(p, _)| p.clone())
+            .collect();
+        for policy in due {
+            self.wake.remove(&policy);
+            self.world.touch(policy);
+        }
+    }
+
+    /// Decides for every policy touched, then does all of it at once and learns from the answers.
+    async fn work(&mut self) {
+        let mut writes = vec![];
+        for name in self.world.take_dirty() {
+            self.wake.remove(&name);
+            let orphans = self.world.orphans(&name).into_iter().cloned();
+            writes.extend(orphans.map(|enactment| Write::Delete(Box::new(enactment))));
+            if self.world.policy(&name).is_some() {
+                writes.extend(self.decide(&name));
+            } else {
+                self.written.remove(&name);
+            }
+        }
+        let answers = join_all(writes.iter().map(|write| self.send(write))).await;
+        for (write, answer) in writes.iter().zip(answers) {
+            match answer {
+                Ok(Answer::Policy(object)) => self.world.apply(Change::Policy(Event::Apply(*object))),
+                Ok(Answer::Enactment(object)) => self.world.apply(Change::Enactment(Event::Apply(*object))),
+                Ok(Answer::Done) => {}
+                Err(e) => {
+                    tracing::warn!(policy = write.policy(), "{write}: {}", crate::error::chain(e.as_ref()));
+                    self.wake.insert(write.policy().to_owned(), Instant::now() + RETRY);
                 }
-                _ => self.sweep(&enactment.name_any()).await?,
             }
         }
-        self.decided.retain(|name, _| {
-            by_policy
-                .values()
-                .flat_map(BTreeMap::values)
-                .any(|e| e.name_any() == *name)
-        });
-        self.told.retain(|key, _| policies.iter().any(|p| key_of(p) == *key));
-        let mut again = ANYWAY;
-        let none = BTreeMap::new();
-        for policy in &policies {
-            let enactments = by_policy.get(&label_value(&policy.name_any())).unwrap_or(&none);
-            let decision = rollout::decide(policy, &members, enactments, Timestamp::now());
-            self.carry_out(policy, enactments, &decision).await?;
-            again = again.min(self.tell(policy, &decision).await?);
-        }
-        Ok(again)
     }
 
-    async fn sweep(&self, name: &str) -> Result<(), kube::Error> {
-        let api: Api<Enactment> = Api::all(self.client.clone());
-        match timeout(CALL, api.delete(name, &DeleteParams::default())).await {
-            Ok(Err(kube::Error::Api(e))) if e.code == 404 => Ok(()),
-            Ok(Err(e)) => Err(e),
-            _ => Ok(()),
-        }
-    }
-
-    async fn carry_out(
-        &mut self,
-        policy: &Policy,
-        enactments: &BTreeMap<String, Enactment>,
-        decision: &Decision,
-    ) -> Result<(), kube::Error> {
-        let generation = policy.metadata.generation.unwrap_or(0);
+    fn decide(&mut self, name: &str) -> Vec<Write> {
+        let Some(policy) = self.world.policy(name) else {
+            return vec![];
+        };
         let now = Timestamp::now();
-        for enactment in enactments.values() {
-            let name = enactment.name_any();
-            let version = enactment.resource_version().unwrap_or_default();
-            let status = if decision.grant.contains(&name) {
-                let slot = Slot {
-                    generation,
-                    granted: now.to_string(),
-                    expires: (now + SLOT).to_string(),
-                };
-                json!({ "slot": slot })
-            } else if decision.abort.contains(&name) {
-                let before = enactment
-                    .status
-                    .as_ref()
-                    .map(|s| s.conditions.clone())
-                    .unwrap_or_default();
-                let why = format!(
-                    "{} of {} nodes failed: the roll-out stopped",
-                    decision.counts.failing, decision.counts.matching
-                );
-                let conditions = condition::enactment(&Enacting::Aborted(why), &before, &now.to_string());
-                json!({ "conditions": conditions, "policyGeneration": generation, "observedGeneration": generation })
-            } else {
-                continue;
-            };
-            if self.decided.get(&name) == Some(&version) {
-                continue;
-            }
-            let word = if status.get("slot").is_some() {
-                "slot granted"
-            } else {
-                "aborted"
-            };
-            // bound to what we decided on: an enactment that moved on meanwhile is looked at again
-            let body = json!({ "metadata": {"resourceVersion": version}, "status": status });
-            let api: Api<Enactment> = Api::all(self.client.clone());
-            match timeout(
-                CALL,
-                api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)),
-            )
-            .await
-            {
-                Ok(Ok(_)) => {
-                    info!(policy = policy.name_any(), enactment = name, phase = "slot", "{word}");
-                    self.decided.insert(name, version);
+        let decision = decide(policy, self.world.nodes(), &self.world.enactments(name), now);
+        if let Some(at) = decision.wake {
+            let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+            wake_at(&mut self.wake, name, Instant::now() + left);
+        }
+        let grants = decision
+            .grants
+            .iter()
+            .map(|e| Write::Grant((*e).clone(), policy.generation));
+        let message = &decision.abort_message;
+        let aborts = decision
+            .aborts
+            .iter()
+            .map(|e| Write::Abort((*e).clone(), policy.generation, message.clone()));
+        let mut writes: Vec<Write> = grants.chain(aborts).collect();
+        if let Some(status) = changed_status(policy, &decision, now) {
+            match status_due(self.written.get(name), policy, decision.terminal) {
+                Some(due) => wake_at(&mut self.wake, name, due),
+                None => {
+                    let written = Written {
+                        at: Instant::now(),
+                        terminal: decision.terminal,
+                    };
+                    self.written.insert(name.to_owned(), written);
+                    writes.push(Write::Status(name.to_owned(), Box::new(status)));
                 }
-                Ok(Err(kube::Error::Api(e))) if matches!(e.code, 404 | 409) => {}
-                Ok(Err(e)) => return Err(e),
-                Err(_) => {}
             }
         }
+        writes
+    }
+
+    async fn send(&self, write: &Write) -> anyhow::Result<Answer> {
+        let params = PatchParams {
+            field_manager: Some("netwright-controller".to_owned()),
+            ..PatchParams::default()
+        };
+        let sent = async {
+            Ok(match write {
+                Write::Grant(e, generation) => {
+                    tracing::info!(
+                        policy = e.policy,
+                        node = e.node,
+                        "slot granted for generation {generation}"
+                    );
+                    let patch = json!({"status": {"slot": slot(*generation, Timestamp::now())}});
+                    let object = self
+                        .enactments
+                        .patch_status(&e.name, &params, &Patch::Merge(patch))
+                        .await?;
+                    Answer::Enactment(Box::new(object))
+                }
+                Write::Abort(e, generation, message) => {
+                    tracing::info!(policy = e.policy, node = e.node, phase = "slot", "aborted: {message}");
+                    let how = Enacting::Aborted(message.clone());
+                    // an agent that wrote meanwhile has the last word
+                    let patch = json!({
+                        "metadata": {"resourceVersion": e.resource_version},
+                        "status": {
+                            "policyGeneration": generation,
+                            "observedGeneration": generation,
+                            "conditions": condition::enactment(&how, &e.conditions, &Timestamp::now().to_string()),
+                        },
+                    });
+                    let object = self
+                        .enactments
+                        .patch_status(&e.name, &params, &Patch::Merge(patch))
+                        .await?;
+                    Answer::Enactment(Box::new(object))
+                }
+                Write::Status(policy, status) => {
+                    let patch = json!({"status": status});
+                    let object = self
+                        .policies
+                        .patch_status(policy, &params, &Patch::Merge(patch))
+                        .await?;
+                    Answer::Policy(Box::new(object))
+                }
+                Write::Delete(e) => {
+                    self.delete(e).await?;
+                    Answer::Done
+                }
+            })
+        };
+        match timeout(CALL, sent).await.context("no answer")? {
+            // what is gone needs nothing, and its event is on the way
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Answer::Done),
+            other => Ok(other?),
+        }
+    }
+
+    /// The watches may tell of an enactment before they tell of its policy or node: ask before it is deleted.
+    async fn delete(&self, e: &Enactment) -> kube::Result<()> {
+        let policy_gone = self.policies.get_metadata_opt(&e.policy).await?.is_none();
+        if !policy_gone && self.nodes.get_metadata_opt(&e.node).await?.is_some() {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: e.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        self.enactments.delete(&e.name, &params).await?;
+        let gone = if policy_gone { "policy" } else { "node" };
+        tracing::info!(
+            policy = e.policy,
+            node = e.node,
+            "enactment deleted: its {gone} is gone"
+        );
         Ok(())
     }
+}
 
-    /// Writes the policy's status where it changed. Progress is told at a pace, the beginning and the end at once.
-    async fn tell(&mut self, policy: &Policy, decision: &Decision) -> Result<Duration, kube::Error> {
-        let key = key_of(policy);
-        let before = policy.status.clone().unwrap_or_default();
-        let conditions = condition::policy(&decision.rollout, &before.conditions, &Timestamp::now().to_string());
-        let generation = policy.metadata.generation;
-        let what = json!([
-            conditions
-                .iter()
-                .map(|c| (&c.type_, &c.status, &c.reason, &c.message))
-                .collect::<Vec<_>>(),
-            decision.counts,
-            generation
-        ]);
-        let same = condition::same(&conditions, &before.conditions)
-            && before.observed_generation == generation
-            && before.nodes.as_ref() == Some(&decision.counts);
-        let told = self.told.get(&key);
-        if same || told.is_some_and(|(_, w)| *w == what) {
-            return Ok(ANYWAY);
-        }
-        let fresh = before.observed_generation != generation && told.is_none_or(|(_, w)| w.get(2) != what.get(2));
-        if let Some((at, _)) = told
-            && !fresh
-            && !decision.finished
-            && at.elapsed() < PACE
-        {
-            return Ok(PACE.saturating_sub(at.elapsed()));
-        }
-        let status = json!({ "conditions": conditions, "observedGeneration": generation, "nodes": decision.counts });
-        let api: Api<Policy> = Api::all(self.client.clone());
-        let patch = json!({ "status": status });
-        match timeout(
-            CALL,
-            api.patch_status(&policy.name_any(), &PatchParams::default(), &Patch::Merge(&patch)),
-        )
-        .await
-        {
-            Ok(Ok(_)) => {
-                self.told.insert(key, (Instant::now(), what));
-                Ok(ANYWAY)
-            }
-            Ok(Err(kube::Error::Api(e))) if matches!(e.code, 404 | 409) => Ok(PACE),
-            Ok(Err(e)) => Err(e),
-            Err(_) => Ok(PACE),
+/// One thing to do.
+enum Write {
+    Grant(Enactment, i64),
+    Abort(Enactment, i64, String),
+    Status(String, Box<PolicyStatus>),
+    Delete(Box<Enactment>),
+}
+
+impl Write {
+    fn policy(&self) -> &str {
+        match self {
+            Write::Grant(e, _) | Write::Abort(e, ..) => &e.policy,
+            Write::Delete(e) => &e.policy,
+            Write::Status(policy, _) => policy,
         }
     }
 }
 
-fn key_of(policy: &Policy) -> String {
-    format!("{}/{}", policy.name_any(), policy.uid().unwrap_or_default())
+impl std::fmt::Display for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Write::Grant(e, _) => write!(f, "granting a slot to {}", e.name),
+            Write::Abort(e, ..) => write!(f, "aborting {}", e.name),
+            Write::Status(policy, _) => write!(f, "writing the status of {policy}"),
+            Write::Delete(e) => write!(f, "deleting {}", e.name),
+        }
+    }
 }
 
-fn member(node: &Node) -> Member {
-    Member {
-        labels: node.labels().clone(),
-        ready: crate::probe::is_ready(node),
+fn watch<K>(api: &Api<K>, change: fn(Event<K>) -> Change) -> impl Stream<Item = Change> + use<K>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let events = watcher(api.clone(), watcher::Config::default().any_semantic()).default_backoff();
+    events
+        .filter_map(move |event| async move {
+            match event {
+                Ok(event) => Some(change(event)),
+                // the stream goes on by itself after a pause
+                Err(e) => {
+                    tracing::warn!("watching: {}", crate::error::chain(&e));
+                    None
+                }
+            }
+        })
+        .boxed()
+}
+
+fn slot(generation: i64, now: Timestamp) -> Slot {
+    Slot {
+        generation,
+        granted: now.to_string(),
+        expires: (now + SLOT).to_string(),
+    }
+}
+
+fn wake_at(wake: &mut BTreeMap<String, Instant>, policy: &str, at: Instant) {
+    wake.entry(policy.to_owned())
+        .and_modify(|old| *old = at.min(*old))
+        .or_insert(at);
+}
+
+/// The status that should stand there, if another one does.
+fn changed_status(policy: &Policy, decision: &Decision<'_>, now: Timestamp) -> Option<PolicyStatus> {
+    let before = &policy.status;
+    let conditions = condition::policy(&decision.rollout, &before.conditions, &now.to_string());
+    let stands = same(&conditions, &before.conditions)
+        && before.observed_generation == Some(policy.generation)
+        && before.nodes.as_ref() == Some(&decision.counts);
+    (!stands).then(|| PolicyStatus {
+        conditions,
+        observed_generation: Some(policy.generation),
+        nodes: Some(decision.counts.clone()),
+    })
+}
+
+/// When the status may be written: None is now. The first word on a generation and the last one do not wait.
+fn status_due(written: Option<&Written>, policy: &Policy, terminal: bool) -> Option<Instant> {
+    let first = policy.status.observed_generation != Some(policy.generation);
+    let written = written.filter(|_| !first)?;
+    let last = terminal && !written.terminal;
+    Some(written.at + STATUS_PAUSE).filter(|due| !last && *due > Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(terminal: bool) -> Written {
+        Written {
+            at: Instant::now(),
+            terminal,
+        }
+    }
+
+    fn policy(observed: Option<i64>) -> Policy {
+        let mut policy = Policy {
+            generation: 3,
+            ..Policy::default()
+        };
+        policy.status.observed_generation = observed;
+        policy
+    }
+
+    #[test]
+    fn first_and_last_words_on_a_generation_do_not_wait() {
+        assert_eq!(status_due(None, &policy(None), false), None);
+        assert_eq!(status_due(Some(&written(true)), &policy(Some(2)), false), None);
+        assert_eq!(status_due(Some(&written(false)), &policy(Some(3)), true), None);
+        assert!(status_due(Some(&written(false)), &policy(Some(3)), false).is_some());
+        assert!(status_due(Some(&written(true)), &policy(Some(3)), true).is_some());
+    }
+
+    #[test]
+    fn a_status_that_stands_is_not_written_again() {
+        let mut policy = policy(None);
+        let now = Timestamp::UNIX_EPOCH;
+        let decision = || {
+            decide(
+                &Policy {
+                    generation: 3,
+                    ..Policy::default()
+                },
+                &BTreeMap::new(),
+                &[],
+                now,
+            )
+        };
+        let status = changed_status(&policy, &decision(), now).expect("nothing stands there yet");
+        policy.status = status;
+        assert_eq!(changed_status(&policy, &decision(), Timestamp::MAX), None);
     }
 }

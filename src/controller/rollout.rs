@@ -1,378 +1,535 @@
-//! Who may work, who stops, and what the policy's status says. Pure: recomputed from objects each time, so there is no counter to leak.
+//! Decides for one policy who may start, who will not start any more, and what the policy's status says. Pure; the clock is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::ResourceExt;
 
-use crate::api::condition::{Rollout, is_true};
-use crate::api::nnce::NodeNetworkConfigurationEnactmentStatus as Status;
-use crate::api::nncp::{NodeCounts, NodeNetworkConfigurationPolicy as Policy};
-use crate::api::{ANNOTATION_WAITING, NodeNetworkConfigurationEnactment as Enactment};
+use super::world::{Enactment, Node, Policy};
+use crate::api::condition::Rollout;
+use crate::api::nncp::{Mode, NodeCounts};
 
-/// A slot that was granted and not taken up ends after this long.
-pub const SLOT: SignedDuration = SignedDuration::from_secs(60);
-
-/// A node as the roll-out sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Member {
-    /// `metadata.labels`
-    pub labels: BTreeMap<String, String>,
-    /// Condition Ready.
-    pub ready: bool,
+/// What is to be done for one policy.
+#[derive(Debug, PartialEq)]
+pub struct Decision<'a> {
+    /// These may start, in this order.
+    pub grants: Vec<&'a Enactment>,
+    /// These will not start any more.
+    pub aborts: Vec<&'a Enactment>,
+    /// What an aborted one is told.
+    pub abort_message: String,
+    /// What the policy's conditions say.
+    pub rollout: Rollout,
+    /// What the policy's counts say.
+    pub counts: NodeCounts,
+    /// Every ready node is through with this generation.
+    pub terminal: bool,
+    /// A slot ends then: decide again.
+    pub wake: Option<Timestamp>,
 }
 
-/// How an enactment stands for the policy's generation.
+/// Where one enactment is in the roll-out of the policy's generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing for this generation yet.
+enum Standing {
+    /// Nothing known for this generation.
     Unknown,
-    /// It asks for a slot.
-    Waiting,
-    /// It holds a slot.
+    /// Asks for a slot; true if it had one and let it end.
+    Waiting(bool),
+    /// Has a slot.
     Working,
-    /// Done.
-    Available,
-    /// Failed, and will be tried again.
+    /// Failed, has a slot, will try again.
     Retrying,
-    /// Failed for good, or its slot ran out while it worked.
+    Available,
+    Drifted,
+    /// Failed for good, or let its slot end while it worked.
     Failed,
-    /// Stopped before it began.
     Aborted,
 }
 
-/// Reads one enactment.
-pub fn standing(enactment: &Enactment, generation: i64, now: Timestamp) -> Standing {
-    let none = Status::default();
-    let status = enactment.status.as_ref().unwrap_or(&none);
-    let on = |t: &str| is_true(&status.conditions, t);
-    let slot = status.slot.as_ref().filter(|s| s.generation == generation);
-    let live = slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now));
-    if status.policy_generation != Some(generation) {
-        let asks = enactment
-            .annotations()
-            .get(ANNOTATION_WAITING)
-            .is_some_and(|g| *g == generation.to_string());
-        return match (live, asks && status.conditions.is_empty()) {
+/// A node that will try again comes back within this after its slot ended, or it is dead.
+const GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
+    let slot = e.slot.filter(|slot| slot.generation == generation);
+    let live = slot.is_some_and(|slot| slot.expires > now);
+    let asks = e.asks == Some(generation);
+    if e.generation != Some(generation) {
+        return match (live, asks) {
             (true, _) => Standing::Working,
-            (false, true) => Standing::Waiting,
+            (false, true) => Standing::Waiting(slot.is_some()),
             (false, false) => Standing::Unknown,
         };
     }
-    if on("Available") {
+    if e.is("Available") && e.is("Drifted") {
+        Standing::Drifted
+    } else if e.is("Available") {
         Standing::Available
-    } else if on("Aborted") {
+    } else if e.is("Aborted") {
         Standing::Aborted
-    } else if on("Failing") {
-        if on("Progressing") {
-            Standing::Retrying
-        } else {
-            Standing::Failed
-        }
+    } else if e.is("Failing") && e.is("Progressing") {
+        let dead = slot.is_some_and(|slot| slot.expires + GRACE <= now);
+        if dead { Standing::Failed } else { Standing::Retrying }
+    } else if e.is("Failing") {
+        Standing::Failed
     } else if live {
         Standing::Working
-    } else if on("Progressing") {
+    } else if e.is("Progressing") {
         Standing::Failed
-    } else if on("Pending") {
-        Standing::Waiting
+    } else if e.is("Pending") || asks {
+        Standing::Waiting(slot.is_some())
     } else {
         Standing::Unknown
     }
 }
 
-/// How many may be at work: a number or a percentage of matching nodes, rounded up, at least 1; 50 % by default and for what cannot be read.
+/// Still works for an older generation: a transaction is not broken off.
+fn works_for_an_older_one(e: &Enactment, generation: i64, now: Timestamp) -> bool {
+    let slot = e
+        .slot
+        .filter(|slot| slot.generation != generation && slot.expires > now);
+    slot.is_some() && e.generation != Some(generation) && e.is("Progressing") && !e.is("Failing")
+}
+
+/// How many nodes may change at the same time: a number or a percentage of the matching ones, rounded up, at least 1.
+/// What cannot be read is the default, 50 %.
 pub fn max_unavailable(value: Option<&IntOrString>, matching: usize) -> usize {
-    let percent = |p: usize| (matching * p).div_ceil(100);
-    let n = match value {
-        Some(IntOrString::Int(n)) => usize::try_from(*n).unwrap_or(0),
-        Some(IntOrString::String(text)) => match text.strip_suffix('%').and_then(|p| p.parse().ok()) {
-            Some(p) => percent(p),
-            None => percent(50),
-        },
+    let percent = |percent: u64| usize::try_from((percent * matching as u64).div_ceil(100)).unwrap_or(usize::MAX);
+    let number = match value {
+        Some(IntOrString::Int(number)) => usize::try_from(*number).unwrap_or(0),
+        Some(IntOrString::String(text)) => {
+            let read = text.strip_suffix('%').and_then(|digits| digits.parse::<u32>().ok());
+            percent(read.map_or(50, u64::from))
+        }
         None => percent(50),
     };
-    n.max(1)
+    number.max(1)
 }
 
-/// What to write.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Decision {
-    /// Enactments that get a slot.
-    pub grant: Vec<String>,
-    /// Enactments that stop before they began.
-    pub abort: Vec<String>,
-    /// The policy's conditions.
-    pub rollout: Rollout,
-    /// The policy's counts.
-    pub counts: NodeCounts,
-    /// All that will be said has been said.
-    pub finished: bool,
-}
-
-/// Decides for one policy. `enactments` are its own, by node.
-pub fn decide(
+/// Decides. `enactments` are the policy's, in order of their nodes' names.
+pub fn decide<'a>(
     policy: &Policy,
-    members: &BTreeMap<String, Member>,
-    enactments: &BTreeMap<String, Enactment>,
+    nodes: &BTreeMap<String, Node>,
+    enactments: &[&'a Enactment],
     now: Timestamp,
-) -> Decision {
-    let generation = policy.metadata.generation.unwrap_or(0);
-    let matching: Vec<(&String, &Member)> = members.iter().filter(|(_, m)| policy.spec.matches(&m.labels)).collect();
-    let standings: Vec<(&String, Standing)> = matching
+) -> Decision<'a> {
+    let matching: BTreeMap<&String, &Node> = nodes
         .iter()
-        .map(|(node, _)| {
-            (
-                *node,
-                enactments
-                    .get(*node)
-                    .map_or(Standing::Unknown, |e| standing(e, generation, now)),
-            )
+        .filter(|(_, node)| policy.spec.matches(&node.labels))
+        .collect();
+    let generation = policy.generation;
+    let older = enactments
+        .iter()
+        .filter(|e| works_for_an_older_one(e, generation, now))
+        .count();
+    let known: Vec<(&'a Enactment, Standing)> = enactments
+        .iter()
+        .filter(|e| matching.contains_key(&e.node))
+        .map(|e| (*e, standing(e, generation, now)))
+        .collect();
+    let count = |wanted: fn(Standing) -> bool| known.iter().filter(|(_, standing)| wanted(*standing)).count();
+
+    let most = max_unavailable(policy.spec.max_unavailable.as_ref(), matching.len());
+    let failed = count(|s| s == Standing::Failed);
+    let holding = count(|s| matches!(s, Standing::Working | Standing::Retrying)) + older;
+    let mut waiting: Vec<(&'a Enactment, bool)> = known
+        .iter()
+        .filter_map(|(e, standing)| match standing {
+            Standing::Waiting(again) => Some((*e, *again)),
+            _ => None,
         })
         .collect();
-    let count = |s: Standing| standings.iter().filter(|(_, x)| *x == s).count();
-    let (failed, retrying, working) = (
-        count(Standing::Failed),
-        count(Standing::Retrying),
-        count(Standing::Working),
-    );
-    let max = max_unavailable(policy.spec.max_unavailable.as_ref(), matching.len());
-    let waiting: Vec<String> = standings
-        .iter()
-        .filter(|(_, s)| *s == Standing::Waiting)
-        .filter_map(|(n, _)| Some(enactments.get(*n)?.name_any()))
-        .collect();
-    let paused = policy.spec.paused == Some(true);
-    let stop = failed >= max;
-    let free = if stop || paused {
-        0
-    } else {
-        max.saturating_sub(working + retrying + failed)
+    // one that did not use its slot comes after those that had none
+    waiting.sort_by_key(|(_, again)| *again);
+    let waiting = waiting.into_iter().map(|(e, _)| e);
+
+    let stopped = failed >= most && !policy.spec.paused.unwrap_or(false);
+    let held = policy.spec.paused.unwrap_or(false) || policy.spec.mode == Some(Mode::Plan);
+    let (grants, aborts) = match (held, stopped) {
+        (true, _) => (vec![], vec![]),
+        (false, true) => (vec![], waiting.collect()),
+        (false, false) => (waiting.take(most.saturating_sub(holding + failed)).collect(), vec![]),
     };
-    // an attempt that is tried again needs its slot again once the first ran out
-    let again = standings
-        .iter()
-        .filter(|(n, s)| *s == Standing::Retrying && !holds(enactments.get(*n), generation, now));
-    let again: Vec<String> = again
-        .filter_map(|(n, _)| Some(enactments.get(*n)?.name_any()))
-        .filter(|_| !paused)
-        .collect();
-    let to_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+
+    let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let waits = count(|s| matches!(s, Standing::Waiting(_)));
     let counts = NodeCounts {
-        matching: to_u32(matching.len()),
-        ready: to_u32(matching.iter().filter(|(_, m)| m.ready).count()),
-        available: to_u32(count(Standing::Available)),
-        failing: to_u32(failed + retrying),
-        progressing: to_u32(working + retrying),
-        pending: to_u32(waiting.len()),
-        aborted: to_u32(count(Standing::Aborted) + if stop { waiting.len() } else { 0 }),
-        drifted: 0,
+        matching: as_u32(matching.len()),
+        ready: as_u32(matching.values().filter(|node| node.ready).count()),
+        available: as_u32(count(|s| matches!(s, Standing::Available | Standing::Drifted))),
+        failing: as_u32(count(|s| matches!(s, Standing::Failed | Standing::Retrying))),
+        progressing: as_u32(count(|s| matches!(s, Standing::Working | Standing::Retrying))),
+        // those that are about to be told count as told: one write less
+        pending: as_u32(waits - aborts.len()),
+        aborted: as_u32(count(|s| s == Standing::Aborted) + aborts.len()),
+        drifted: as_u32(count(|s| s == Standing::Drifted)),
     };
+    let through: BTreeSet<&String> = known
+        .iter()
+        .filter(|(_, standing)| match standing {
+            Standing::Unknown | Standing::Working | Standing::Retrying => false,
+            Standing::Waiting(_) => stopped,
+            _ => true,
+        })
+        .map(|(e, _)| &e.node)
+        .collect();
     Decision {
-        abort: if stop && !paused { waiting.clone() } else { vec![] },
-        grant: again.into_iter().chain(waiting.into_iter().take(free)).collect(),
-        rollout: if paused { Rollout::Paused } else { rollout(&counts) },
-        finished: retrying + working == 0 && counts.available + counts.aborted + to_u32(failed) >= counts.ready,
+        abort_message: format!("{failed} of {} nodes failed: the roll-out stopped", matching.len()),
+        grants,
+        aborts,
+        rollout: match policy.spec.paused {
+            Some(true) if !matching.is_empty() => Rollout::Paused,
+            _ => rollout(&counts),
+        },
+        terminal: matching
+            .iter()
+            .all(|(name, node)| !node.ready || through.contains(name)),
         counts,
+        wake: enactments
+            .iter()
+            .filter_map(|e| ends(e, generation))
+            .filter(|end| *end > now)
+            .min(),
     }
 }
 
-fn holds(enactment: Option<&Enactment>, generation: i64, now: Timestamp) -> bool {
-    let slot = enactment
-        .and_then(|e| e.status.as_ref()?.slot.as_ref())
-        .filter(|s| s.generation == generation);
-    slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now))
+/// When an enactment's standing changes without an event.
+fn ends(e: &Enactment, generation: i64) -> Option<Timestamp> {
+    let end = e.slot?.expires;
+    let retries = e.is("Failing") && e.is("Progressing");
+    let over = e.is("Available") || e.is("Aborted") || e.is("Failing") && !retries;
+    match (e.generation == Some(generation), over, retries) {
+        (true, true, _) => None,
+        (true, false, true) => Some(end + GRACE),
+        _ => Some(end),
+    }
 }
 
-/// The incumbent's rules and texts, in its order.
-fn rollout(n: &NodeCounts) -> Rollout {
-    let finished = n.available + n.failing + n.aborted;
-    let not_ready = match n.matching - n.ready.min(n.matching) {
+/// What all nodes together made of it: the first rule that holds.
+fn rollout(counts: &NodeCounts) -> Rollout {
+    let NodeCounts {
+        matching,
+        ready,
+        available,
+        failing,
+        pending,
+        aborted,
+        ..
+    } = *counts;
+    let finished = available + failing + aborted;
+    let ignored = match matching - ready {
         0 => String::new(),
-        k => format!(", {k} nodes ignored due to NotReady state"),
+        not_ready => format!(", {not_ready} nodes ignored due to NotReady state"),
     };
-    if n.matching == 0 {
+    let progress = format!("Policy is progressing {finished}/{ready} nodes finished");
+    if matching == 0 {
         Rollout::NotMatching
-    } else if n.failing > 0 || n.aborted > 0 {
-        let aborted = if n.aborted > 0 {
-            format!(", {} nodes aborted configuration", n.aborted)
-        } else {
-            String::new()
+    } else if failing > 0 || aborted > 0 {
+        let aborted = match aborted {
+            0 => String::new(),
+            n => format!(", {n} nodes aborted configuration"),
         };
-        Rollout::Failed(format!(
-            "{}/{} nodes failed to configure{aborted}",
-            n.failing, n.matching
-        ))
-    } else if finished < n.ready {
-        let pending = if n.pending > 0 {
-            format!(", {} pending", n.pending)
-        } else {
-            String::new()
-        };
-        Rollout::Progressing(format!(
-            "Policy is progressing {finished}/{} nodes finished{pending}{not_ready}",
-            n.ready
-        ))
+        Rollout::Failed(format!("{failing}/{matching} nodes failed to configure{aborted}"))
+    } else if finished < ready {
+        Rollout::Progressing(format!("{progress}{ignored}"))
+    } else if pending > 0 {
+        Rollout::Progressing(format!("{progress}, {pending} pending{ignored}"))
     } else {
-        Rollout::Success(format!(
-            "{}/{} nodes successfully configured{not_ready}",
-            n.available, n.matching
-        ))
+        Rollout::Success(format!("{available}/{matching} nodes successfully configured{ignored}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::condition::{Enacting, enactment};
-    use crate::api::nnce::{Slot, name};
-    use crate::api::nncp::NodeNetworkConfigurationPolicySpec as Spec;
+    use crate::api::condition::{self, Condition, Enacting};
+    use crate::controller::world::Slot;
 
-    const NOW: &str = "2026-01-01T00:00:00Z";
+    const NOW: i64 = 1000;
 
-    fn now() -> Timestamp {
-        NOW.parse().unwrap()
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("small number")
     }
 
-    fn policy(max: Option<IntOrString>) -> Policy {
-        let mut p = Policy::new(
-            "p",
-            Spec {
-                max_unavailable: max,
-                ..Spec::default()
-            },
-        );
-        p.metadata.generation = Some(1);
-        p
+    fn policy(max_unavailable: &str) -> Policy {
+        let mut policy = Policy {
+            name: "p".into(),
+            generation: 2,
+            ..Policy::default()
+        };
+        policy.spec.max_unavailable = Some(match max_unavailable.parse() {
+            Ok(number) => IntOrString::Int(number),
+            Err(_) => IntOrString::String(max_unavailable.into()),
+        });
+        policy
     }
 
-    fn fleet(states: &[Option<Enacting>]) -> (BTreeMap<String, Member>, BTreeMap<String, Enactment>) {
-        let mut members = BTreeMap::new();
-        let mut all = BTreeMap::new();
-        for (i, state) in states.iter().enumerate() {
-            let node = format!("n{i}");
-            members.insert(
-                node.clone(),
-                Member {
+    fn nodes(count: usize) -> BTreeMap<String, Node> {
+        let node = |i| {
+            (
+                format!("n{i}"),
+                Node {
                     ready: true,
-                    ..Member::default()
+                    ..Node::default()
                 },
-            );
-            let mut e = Enactment::default();
-            e.metadata.name = Some(name(&node, "p"));
-            if let Some(how) = state {
-                let working = matches!(how, Enacting::Progressing | Enacting::Retrying(_));
-                let slot = Slot {
-                    generation: 1,
-                    granted: NOW.into(),
-                    expires: (now() + SLOT).to_string(),
-                };
-                e.status = Some(Status {
-                    conditions: enactment(how, &[], NOW),
-                    policy_generation: Some(1),
-                    slot: working.then_some(slot),
-                    ..Status::default()
-                });
-                all.insert(node, e);
-            }
+            )
+        };
+        (1..=count).map(node).collect()
+    }
+
+    /// `n1 waiting`, `n2 working`, … with slots that end at NOW + 60; `expired` after the word ends them before NOW.
+    fn enactment(text: &str) -> Enactment {
+        let words: Vec<&str> = text.split(' ').collect();
+        let (node, word) = (words[0], words[1]);
+        let expires = if words.contains(&"expired") { NOW - 1 } else { NOW + 60 };
+        let old = words.contains(&"old");
+        let generation = if old { 1 } else { 2 };
+        let how = match word {
+            "waiting" | "granted" => Some(Enacting::Pending(condition::WAITING.into())),
+            "new" => None,
+            "working" => Some(Enacting::Progressing),
+            "retrying" => Some(Enacting::Retrying("r".into())),
+            "available" | "drifted" => Some(Enacting::Success("s".into())),
+            "failed" => Some(Enacting::Failed("f".into())),
+            "aborted" => Some(Enacting::Aborted("a".into())),
+            other => panic!("no such word: {other}"),
+        };
+        let mut conditions = how.map(|how| condition::enactment(&how, &[], "")).unwrap_or_default();
+        if word == "drifted" {
+            conditions.push(Condition {
+                type_: "Drifted".into(),
+                status: "True".into(),
+                ..Condition::default()
+            });
         }
-        (members, all)
+        let has_slot = matches!(word, "granted" | "working" | "retrying") || words.contains(&"expired");
+        Enactment {
+            name: format!("{node}.p"),
+            policy: "p".into(),
+            node: node.into(),
+            uid: None,
+            resource_version: None,
+            asks: (word == "new").then_some(generation),
+            generation: (word != "new").then_some(generation),
+            conditions,
+            slot: has_slot.then(|| Slot {
+                generation,
+                expires: at(expires),
+            }),
+            reverts: false,
+            revision: 0,
+        }
     }
 
-    fn ask(states: &[Option<Enacting>], max: Option<IntOrString>) -> Decision {
-        let (members, all) = fleet(states);
-        decide(&policy(max), &members, &all, now())
+    fn decided(policy: &Policy, count: usize, fleet: &[&str]) -> (Vec<String>, Vec<String>, String) {
+        let fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
+        let refs: Vec<&Enactment> = fleet.iter().collect();
+        let nodes = nodes(count);
+        let decision = decide(policy, &nodes, &refs, at(NOW));
+        let names = |list: &[&Enactment]| list.iter().map(|e| e.node.clone()).collect();
+        (
+            names(&decision.grants),
+            names(&decision.aborts),
+            said(&decision.rollout),
+        )
     }
 
-    fn pending() -> Option<Enacting> {
-        Some(Enacting::Pending(String::new()))
+    fn said(rollout: &Rollout) -> String {
+        let conditions = condition::policy(rollout, &[], "");
+        let told = conditions.iter().find(|c| !c.message.is_empty());
+        told.map_or(String::new(), |c| format!("{}: {}", c.type_, c.message))
+    }
+
+    fn grants(max: &str, count: usize, fleet: &[&str]) -> Vec<String> {
+        decided(&policy(max), count, fleet).0
+    }
+
+    fn status(count: usize, fleet: &[&str]) -> String {
+        decided(&policy("50%"), count, fleet).2
     }
 
     #[test]
-    fn the_incumbents_table_of_max_unavailable() {
-        let s = |t: &str| Some(IntOrString::String(t.into()));
-        for (value, nodes, want) in [
-            (s("50%"), 5, 3),
-            (s("50%"), 6, 3),
-            (Some(IntOrString::Int(3)), 5, 3),
-            (s("asdf"), 5, 3),
-            (s("42"), 5, 3),
-            (s("0%"), 5, 1),
-            (Some(IntOrString::Int(0)), 5, 1),
-            (None, 1, 1),
-        ] {
-            assert_eq!(max_unavailable(value.as_ref(), nodes), want, "{value:?} of {nodes}");
-        }
+    fn width_is_a_number_or_a_percentage_of_matching_nodes() {
+        let text = |text: &str, matching| max_unavailable(Some(&IntOrString::String(text.into())), matching);
+        assert_eq!(text("50%", 5), 3);
+        assert_eq!(text("50%", 6), 3);
+        assert_eq!(max_unavailable(Some(&IntOrString::Int(3)), 5), 3);
+        assert_eq!(text("asdf", 5), 3);
+        assert_eq!(text("42", 5), 3);
+        assert_eq!(text("0%", 5), 1);
+        assert_eq!(text("-5%", 5), 3);
+        assert_eq!(text("200%", 5), 10);
+        assert_eq!(max_unavailable(Some(&IntOrString::Int(0)), 5), 1);
+        assert_eq!(max_unavailable(Some(&IntOrString::Int(-2)), 5), 1);
+        assert_eq!(max_unavailable(None, 5), 3);
+        assert_eq!(max_unavailable(None, 0), 1);
+    }
+
+    #[test]
+    fn slots_are_granted_by_name_up_to_the_width() {
+        assert_eq!(grants("2", 4, &["n1 new", "n2 waiting", "n3 waiting"]), ["n1", "n2"]);
+        assert_eq!(grants("2", 4, &["n1 working", "n2 waiting", "n3 waiting"]), ["n2"]);
+        assert_eq!(
+            grants("50%", 3, &["n1 waiting", "n2 waiting", "n3 waiting"]),
+            ["n1", "n2"]
+        );
     }
 
     #[test]
     fn a_full_rollout_makes_the_rest_wait() {
-        let d = ask(
-            &[
-                Some(Enacting::Progressing),
-                Some(Enacting::Progressing),
-                pending(),
-                pending(),
-            ],
-            None,
-        );
-        assert!(d.grant.is_empty() && d.abort.is_empty());
-        let d = ask(
-            &[
-                Some(Enacting::Success(String::new())),
-                Some(Enacting::Progressing),
-                pending(),
-                pending(),
-            ],
-            None,
-        );
-        assert_eq!(d.grant, ["n2.p"]);
+        let none: [String; 0] = [];
+        assert_eq!(grants("2", 4, &["n1 working", "n2 granted", "n3 waiting"]), none);
+        assert_eq!(grants("1", 4, &["n1 retrying", "n3 waiting"]), none);
     }
 
     #[test]
-    fn as_many_failures_as_may_be_unavailable_stop_it() {
-        let d = ask(
-            &[Some(Enacting::Failed(String::new())), pending()],
-            Some(IntOrString::Int(1)),
-        );
-        assert_eq!(d.abort, ["n1.p"]);
-        assert!(d.grant.is_empty());
-        let d = ask(
-            &[Some(Enacting::Failed(String::new())), pending(), pending()],
-            Some(IntOrString::Int(2)),
-        );
-        assert_eq!((d.grant.len(), d.abort.len()), (1, 0), "a failed node keeps its place");
+    fn done_gives_the_slot_back() {
+        assert_eq!(grants("1", 4, &["n1 available", "n2 drifted", "n3 waiting"]), ["n3"]);
     }
 
     #[test]
-    fn a_slot_that_ran_out_is_a_failure() {
-        let (members, mut all) = fleet(&[Some(Enacting::Progressing), pending()]);
-        let slot = all
-            .get_mut("n0")
-            .and_then(|e| e.status.as_mut()?.slot.as_mut())
-            .unwrap();
-        slot.expires = "2025-12-31T23:59:59Z".into();
-        let d = decide(&policy(Some(IntOrString::Int(1))), &members, &all, now());
-        assert_eq!(d.abort, ["n1.p"]);
+    fn a_failure_keeps_its_share_and_then_stops_the_rollout() {
+        let (go, stop, _) = decided(&policy("2"), 4, &["n1 failed", "n2 waiting", "n3 waiting"]);
+        assert_eq!((go, stop), (vec!["n2".to_owned()], vec![]));
+        let (go, stop, _) = decided(&policy("2"), 4, &["n1 failed", "n2 failed", "n3 waiting"]);
+        assert_eq!((go, stop), (vec![], vec!["n3".to_owned()]));
+        let (go, stop, _) = decided(&policy("1"), 2, &["n1 retrying", "n2 waiting"]);
+        assert_eq!((go, stop), (vec![], vec![]));
     }
 
     #[test]
-    fn texts_are_the_incumbents() {
-        let ok = || Some(Enacting::Success(String::new()));
-        let text = |states: &[Option<Enacting>]| match ask(states, None).rollout {
-            Rollout::Progressing(m) | Rollout::Success(m) | Rollout::Failed(m) => m,
-            other => format!("{other:?}"),
+    fn a_node_that_dies_at_work_is_one_failure() {
+        let (go, stop, status) = decided(&policy("2"), 4, &["n1 working expired", "n2 waiting", "n3 waiting"]);
+        assert_eq!((go, stop), (vec!["n2".to_owned()], vec![]));
+        assert_eq!(status, "Degraded: 1/4 nodes failed to configure");
+    }
+
+    #[test]
+    fn a_slot_nobody_used_goes_to_others_first() {
+        assert_eq!(grants("1", 4, &["n1 waiting expired", "n2 waiting"]), ["n2"]);
+        assert_eq!(grants("1", 4, &["n1 waiting expired"]), ["n1"]);
+    }
+
+    #[test]
+    fn an_older_generation_at_work_still_counts_but_its_results_do_not() {
+        let none: [String; 0] = [];
+        assert_eq!(grants("1", 4, &["n1 working old", "n2 waiting"]), none);
+        assert_eq!(grants("1", 4, &["n1 retrying old", "n2 waiting"]), ["n2"]);
+        assert_eq!(grants("1", 4, &["n1 failed old", "n2 waiting"]), ["n2"]);
+        assert_eq!(grants("1", 4, &["n1 waiting old"]), none);
+    }
+
+    #[test]
+    fn paused_grants_and_aborts_nothing() {
+        let mut policy = policy("1");
+        policy.spec.paused = Some(true);
+        let (go, stop, _) = decided(&policy, 2, &["n1 failed", "n2 waiting"]);
+        assert!(go.is_empty() && stop.is_empty());
+    }
+
+    #[test]
+    fn a_node_that_dies_between_attempts_is_one_failure_after_a_while() {
+        let mut dead = enactment("n1 retrying");
+        let end = dead.slot.expect("it has one").expires;
+        let nodes = nodes(2);
+        let waits = enactment("n2 waiting");
+        let decision = |now| decide(&policy("1"), &nodes, &[&dead, &waits], now).aborts.len();
+        assert_eq!(decision(end), 0);
+        assert_eq!(decision(end + GRACE), 1);
+        dead.slot = None;
+        assert!(
+            decide(&policy("1"), &nodes, &[&dead, &waits], end + GRACE)
+                .aborts
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn mode_plan_needs_no_slots() {
+        let mut policy = policy("1");
+        policy.spec.mode = Some(Mode::Plan);
+        let (go, stop, _) = decided(&policy, 2, &["n1 waiting", "n2 waiting"]);
+        assert!(go.is_empty() && stop.is_empty());
+    }
+
+    #[test]
+    fn nodes_that_do_not_match_get_nothing() {
+        let mut policy = policy("1");
+        policy.spec.node_selector = BTreeMap::from([("zone".into(), "a".into())]);
+        let (go, _, status) = decided(&policy, 2, &["n1 waiting"]);
+        assert!(go.is_empty());
+        assert_eq!(status, "Ignored: Policy does not match any node");
+    }
+
+    #[test]
+    fn policy_messages_are_written_to_the_letter() {
+        assert_eq!(status(0, &[]), "Ignored: Policy does not match any node");
+        assert_eq!(status(2, &[]), "Progressing: Policy is progressing 0/2 nodes finished");
+        assert_eq!(
+            status(2, &["n1 available", "n2 working"]),
+            "Progressing: Policy is progressing 1/2 nodes finished"
+        );
+        assert_eq!(
+            status(2, &["n1 available", "n2 available"]),
+            "Available: 2/2 nodes successfully configured"
+        );
+        assert_eq!(
+            status(2, &["n1 failed", "n2 available"]),
+            "Degraded: 1/2 nodes failed to configure"
+        );
+        assert_eq!(
+            status(2, &["n1 retrying", "n2 waiting"]),
+            "Degraded: 1/2 nodes failed to configure"
+        );
+        assert_eq!(
+            status(2, &["n1 failed", "n2 waiting"]),
+            "Degraded: 1/2 nodes failed to configure, 1 nodes aborted configuration"
+        );
+        assert_eq!(
+            status(3, &["n1 failed", "n2 aborted", "n3 aborted"]),
+            "Degraded: 1/3 nodes failed to configure, 2 nodes aborted configuration"
+        );
+    }
+
+    #[test]
+    fn nodes_that_are_not_ready_are_not_waited_for() {
+        let mut nodes = nodes(3);
+        nodes.insert("n3".into(), Node::default());
+        let said_with = |fleet: &[&str]| {
+            let fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
+            let refs: Vec<&Enactment> = fleet.iter().collect();
+            let decision = decide(&policy("50%"), &nodes, &refs, at(NOW));
+            (said(&decision.rollout), decision.terminal)
         };
-        assert_eq!(text(&[ok(), ok()]), "2/2 nodes successfully configured");
-        assert_eq!(text(&[ok(), None]), "Policy is progressing 1/2 nodes finished");
         assert_eq!(
-            text(&[ok(), pending()]),
-            "Policy is progressing 1/2 nodes finished, 1 pending"
+            said_with(&["n1 available"]),
+            (
+                "Progressing: Policy is progressing 1/2 nodes finished, 1 nodes ignored due to NotReady state".into(),
+                false
+            )
         );
         assert_eq!(
-            text(&[Some(Enacting::Failed(String::new())), pending()]),
-            "1/2 nodes failed to configure, 1 nodes aborted configuration"
+            said_with(&["n1 available", "n2 available", "n3 waiting"]),
+            (
+                "Progressing: Policy is progressing 2/2 nodes finished, 1 pending, 1 nodes ignored due to NotReady state"
+                    .into(),
+                true
+            )
         );
-        assert_eq!(ask(&[], None).rollout, Rollout::NotMatching);
+        assert_eq!(
+            said_with(&["n1 available", "n2 available"]),
+            (
+                "Available: 2/3 nodes successfully configured, 1 nodes ignored due to NotReady state".into(),
+                true
+            )
+        );
+    }
+
+    #[test]
+    fn the_next_end_of_a_slot_wakes_us() {
+        let fleet = [enactment("n1 working"), enactment("n2 waiting expired")];
+        let refs: Vec<&Enactment> = fleet.iter().collect();
+        assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).wake, Some(at(NOW + 60)));
+        let done = [enactment("n1 available")];
+        assert_eq!(decide(&policy("1"), &nodes(1), &[&done[0]], at(NOW)).wake, None);
     }
 }

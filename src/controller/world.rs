@@ -1,0 +1,423 @@
+//! What the controller knows of the cluster: policies, enactments and nodes, cut down to what decisions need. Fed by watch events; no IO.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+
+use crate::api::condition::is_true;
+use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
+use crate::api::{
+    ANNOTATION_WAITING, Condition, LABEL_POLICY, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy,
+    NodeNetworkConfigurationPolicySpec as PolicySpec,
+};
+
+/// A policy without its documents.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Policy {
+    /// Name.
+    pub name: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The spec without desiredState, capture and probes.
+    pub spec: PolicySpec,
+    /// The status as it stands.
+    pub status: PolicyStatus,
+    pub(super) revision: u64,
+}
+
+/// An enactment without its documents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Enactment {
+    /// `<node>.<policy>`.
+    pub name: String,
+    /// Its policy.
+    pub policy: String,
+    /// Its node.
+    pub node: String,
+    /// `metadata.uid`.
+    pub uid: Option<String>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Option<String>,
+    /// New, and asks for a slot for this generation.
+    pub asks: Option<i64>,
+    /// `status.policyGeneration`: what `conditions` are about.
+    pub generation: Option<i64>,
+    /// `status.conditions`.
+    pub conditions: Vec<Condition>,
+    /// `status.slot`.
+    pub slot: Option<Slot>,
+    /// Holds what its node needs to undo the policy.
+    pub reverts: bool,
+    pub(super) revision: u64,
+}
+
+/// Leave to work on a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Generation of the policy.
+    pub generation: i64,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+impl Enactment {
+    /// The condition of this type is True.
+    pub fn is(&self, kind: &str) -> bool {
+        is_true(&self.conditions, kind)
+    }
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Condition Ready is True.
+    pub ready: bool,
+}
+
+/// A change somewhere.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "read and dropped at once, never stored")]
+pub enum Change {
+    /// Of a policy.
+    Policy(Event<NodeNetworkConfigurationPolicy>),
+    /// Of an enactment.
+    Enactment(Event<NodeNetworkConfigurationEnactment>),
+    /// Of a node.
+    Node(Event<NodeObject>),
+}
+
+/// Objects of one kind by name.
+#[derive(Debug)]
+struct Cache<V> {
+    items: BTreeMap<String, V>,
+    // names seen since a list began
+    listed: Option<BTreeSet<String>>,
+    complete: bool,
+}
+
+impl<V> Default for Cache<V> {
+    fn default() -> Self {
+        Cache {
+            items: BTreeMap::new(),
+            listed: None,
+            complete: false,
+        }
+    }
+}
+
+/// Something kept in a `Cache`.
+trait Item: PartialEq {
+    /// `metadata.resourceVersion` as a number. The answer to our own write may be newer than what a watch brings.
+    fn revision(&self) -> u64 {
+        0
+    }
+}
+
+impl Item for Policy {
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
+impl Item for Enactment {
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
+impl Item for Node {}
+
+impl<V: Item> Cache<V> {
+    /// Takes an event in; gives what was there before for each name that changed.
+    fn apply<K: ResourceExt>(&mut self, event: Event<K>, read: impl Fn(K) -> Option<V>) -> Vec<(String, Option<V>)> {
+        match event {
+            Event::Init => {
+                self.listed = Some(BTreeSet::new());
+                vec![]
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                let name = object.name_any();
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(name.clone());
+                }
+                let Some(value) = read(object) else {
+                    return self.remove(name);
+                };
+                let known = self.items.get(&name);
+                if known.is_some_and(|known| *known == value || known.revision() > value.revision()) {
+                    return vec![];
+                }
+                vec![(name.clone(), self.items.insert(name, value))]
+            }
+            Event::Delete(object) => self.remove(object.name_any()),
+            Event::InitDone => {
+                self.complete = true;
+                let listed = self.listed.take().unwrap_or_default();
+                let gone: Vec<String> = self
+                    .items
+                    .keys()
+                    .filter(|name| !listed.contains(*name))
+                    .cloned()
+                    .collect();
+                gone.into_iter().flat_map(|name| self.remove(name)).collect()
+            }
+        }
+    }
+
+    fn remove(&mut self, name: String) -> Vec<(String, Option<V>)> {
+        self.items
+            .remove(&name)
+            .map(|old| (name, Some(old)))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// All of it, and which policies have to be looked at again.
+#[derive(Debug, Default)]
+pub struct World {
+    policies: Cache<Policy>,
+    enactments: Cache<Enactment>,
+    nodes: Cache<Node>,
+    // policy → node → name of the enactment
+    index: BTreeMap<String, BTreeMap<String, String>>,
+    dirty: BTreeSet<String>,
+}
+
+impl World {
+    /// Takes a change in.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Policy(event) => {
+                for (name, _) in self.policies.apply(event, policy) {
+                    self.dirty.insert(name);
+                }
+            }
+            Change::Enactment(event) => {
+                for (name, old) in self.enactments.apply(event, enactment) {
+                    self.reindex(&name, old);
+                }
+            }
+            Change::Node(event) => {
+                if !self.nodes.apply(event, node).is_empty() {
+                    self.dirty.extend(self.policies.items.keys().cloned());
+                    self.dirty.extend(self.index.keys().cloned());
+                }
+            }
+        }
+    }
+
+    fn reindex(&mut self, name: &str, old: Option<Enactment>) {
+        if let Some(old) = old {
+            if let Some(nodes) = self.index.get_mut(&old.policy) {
+                nodes.remove(&old.node);
+                if nodes.is_empty() {
+                    self.index.remove(&old.policy);
+                }
+            }
+            self.dirty.insert(old.policy);
+        }
+        if let Some(new) = self.enactments.items.get(name) {
+            let nodes = self.index.entry(new.policy.clone()).or_default();
+            nodes.insert(new.node.clone(), name.to_owned());
+            self.dirty.insert(new.policy.clone());
+        }
+    }
+
+    /// All three kinds have been listed: decisions are allowed.
+    pub fn complete(&self) -> bool {
+        self.policies.complete && self.enactments.complete && self.nodes.complete
+    }
+
+    /// Policies, there or gone, about which something changed since the last call.
+    pub fn take_dirty(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Something changed.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Have it looked at again.
+    pub fn touch(&mut self, policy: String) {
+        self.dirty.insert(policy);
+    }
+
+    /// A policy by name.
+    pub fn policy(&self, name: &str) -> Option<&Policy> {
+        self.policies.items.get(name)
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> &BTreeMap<String, Node> {
+        &self.nodes.items
+    }
+
+    /// Enactments of a policy, by name of the node.
+    pub fn enactments(&self, policy: &str) -> Vec<&Enactment> {
+        let names = self.index.get(policy).into_iter().flat_map(BTreeMap::values);
+        names.filter_map(|name| self.enactments.items.get(name)).collect()
+    }
+
+    /// Enactments of a policy whose node, or the policy itself, is not there. One that can undo the policy is left to its node's agent.
+    pub fn orphans(&self, policy: &str) -> Vec<&Enactment> {
+        let policy_gone = self.policy(policy).is_none();
+        let orphaned = |e: &&Enactment| !self.nodes.items.contains_key(&e.node) || policy_gone && !e.reverts;
+        self.enactments(policy).into_iter().filter(orphaned).collect()
+    }
+}
+
+fn revision(object: &impl ResourceExt) -> u64 {
+    object
+        .resource_version()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
+}
+
+fn policy(object: NodeNetworkConfigurationPolicy) -> Option<Policy> {
+    Some(Policy {
+        name: object.name_any(),
+        generation: object.metadata.generation.unwrap_or(0),
+        revision: revision(&object),
+        spec: PolicySpec {
+            desired_state: None,
+            capture: BTreeMap::new(),
+            probes: vec![],
+            ..object.spec
+        },
+        status: object.status.unwrap_or_default(),
+    })
+}
+
+/// None for an object that is no enactment of ours: it has no policy's name.
+fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
+    let (name, policy) = (object.name_any(), object.labels().get(LABEL_POLICY)?.clone());
+    // a policy's name fits into a label, a node's may not
+    let node = name.strip_suffix(&format!(".{policy}"))?.to_owned();
+    let asks = object
+        .annotations()
+        .get(ANNOTATION_WAITING)
+        .and_then(|g| g.parse().ok());
+    let (uid, resource_version, revision) = (object.uid(), object.resource_version(), revision(&object));
+    let status = object.status.unwrap_or_default();
+    Some(Enactment {
+        asks: asks.filter(|_| status.conditions.is_empty()),
+        slot: status.slot.and_then(|slot| {
+            Some(Slot {
+                generation: slot.generation,
+                expires: slot.expires.parse().ok()?,
+            })
+        }),
+        generation: status.policy_generation,
+        reverts: status.revert_state.is_some(),
+        conditions: status.conditions,
+        name,
+        policy,
+        node,
+        uid,
+        resource_version,
+        revision,
+    })
+}
+
+fn node(object: NodeObject) -> Option<Node> {
+    Some(Node {
+        ready: crate::probe::is_ready(&object),
+        labels: object.metadata.labels.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn nnce(node: &str, policy: &str, revision: u32) -> NodeNetworkConfigurationEnactment {
+        serde_json::from_value(json!({
+            "apiVersion": "nmstate.io/v1beta1", "kind": "NodeNetworkConfigurationEnactment", "spec": {},
+            "metadata": {"name": format!("{node}.{policy}"), "resourceVersion": revision.to_string(),
+            "labels": {"nmstate.io/policy": policy, "nmstate.io/node": node}}}))
+        .expect("an enactment")
+    }
+
+    fn nncp(name: &str) -> NodeNetworkConfigurationPolicy {
+        serde_json::from_value(json!({
+            "apiVersion": "nmstate.io/v1", "kind": "NodeNetworkConfigurationPolicy", "spec": {},
+            "metadata": {"name": name, "generation": 1}}))
+        .expect("a policy")
+    }
+
+    fn a_node(name: &str) -> NodeObject {
+        serde_json::from_value(json!({"metadata": {"name": name}})).expect("a node")
+    }
+
+    fn names(enactments: &[&Enactment]) -> Vec<String> {
+        enactments.iter().map(|e| e.name.clone()).collect()
+    }
+
+    fn listed() -> World {
+        let mut world = World::default();
+        for change in [
+            Change::Policy(Event::Init),
+            Change::Policy(Event::InitApply(nncp("br0"))),
+            Change::Policy(Event::InitDone),
+            Change::Node(Event::Init),
+            Change::Node(Event::InitApply(a_node("n1"))),
+            Change::Node(Event::InitDone),
+            Change::Enactment(Event::Init),
+            Change::Enactment(Event::InitApply(nnce("n1", "br0", 5))),
+            Change::Enactment(Event::InitApply(nnce("n1", "gone", 6))),
+            Change::Enactment(Event::InitApply(nnce("n2", "br0", 7))),
+        ] {
+            world.apply(change);
+        }
+        world
+    }
+
+    #[test]
+    fn nothing_is_decided_before_all_is_listed() {
+        let mut world = listed();
+        assert!(!world.complete());
+        world.apply(Change::Enactment(Event::InitDone));
+        assert!(world.complete());
+        assert_eq!(world.take_dirty().into_iter().collect::<Vec<_>>(), ["br0", "gone"]);
+        assert!(!world.is_dirty());
+    }
+
+    #[test]
+    fn enactments_without_policy_or_node_are_orphans() {
+        let mut world = listed();
+        world.apply(Change::Enactment(Event::InitDone));
+        assert_eq!(names(&world.orphans("br0")), ["n2.br0"]);
+        assert_eq!(names(&world.orphans("gone")), ["n1.gone"]);
+    }
+
+    #[test]
+    fn what_a_new_list_lacks_is_gone() {
+        let mut world = listed();
+        world.apply(Change::Enactment(Event::InitDone));
+        world.take_dirty();
+        world.apply(Change::Enactment(Event::Init));
+        world.apply(Change::Enactment(Event::InitApply(nnce("n1", "br0", 5))));
+        assert!(!world.is_dirty());
+        world.apply(Change::Enactment(Event::InitDone));
+        assert_eq!(names(&world.enactments("br0")), ["n1.br0"]);
+        assert!(world.enactments("gone").is_empty());
+    }
+
+    #[test]
+    fn a_late_event_does_not_undo_a_newer_answer() {
+        let mut world = listed();
+        world.apply(Change::Enactment(Event::InitDone));
+        world.apply(Change::Enactment(Event::Apply(nnce("n1", "br0", 9))));
+        world.take_dirty();
+        world.apply(Change::Enactment(Event::Apply(nnce("n1", "br0", 8))));
+        assert!(!world.is_dirty());
+    }
+}
