@@ -1,5 +1,7 @@
 //! Where log lines go: the journal under systemd, text or JSON on stderr elsewhere.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt, registry};
 
@@ -25,7 +27,10 @@ pub fn init(format: Format, verbose: u8) {
     );
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let text = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let text = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     match journal {
         // fields become POLICY=, INTERFACE=, PHASE=
         Some(journal) => registry().with(filter).with(journal.with_field_prefix(None)).init(),
