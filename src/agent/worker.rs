@@ -36,8 +36,10 @@ use super::{Config, decide, defaults, stop_signal, template};
 
 /// No call but a watch may take longer.
 const CALL: Duration = Duration::from_secs(10);
-/// How long the slot lasts once work has begun: longer than the longest transaction with default probes.
-const WORK: SignedDuration = SignedDuration::from_secs(300);
+/// How long the slot lasts from each renewal on: a node that dies at work is given up after this time.
+const WORK: SignedDuration = SignedDuration::from_secs(60);
+/// How often the slot is renewed while work goes on.
+const RENEW: Duration = Duration::from_secs(20);
 /// After this long without a slot the enactment says what it waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,8 +73,8 @@ pub struct Worker {
     settled: HashMap<String, i64>,
     /// Not before this time.
     retry_at: HashMap<String, Instant>,
-    /// Since when a policy waits for a slot.
-    waiting: HashMap<String, Instant>,
+    /// For which generation and since when a policy waits for a slot.
+    waiting: HashMap<String, (i64, Instant)>,
     /// Statuses that we wrote and the watch may not have brought back yet.
     written: HashMap<String, Status>,
 }
@@ -213,6 +215,16 @@ impl Worker {
         if let Some(at) = self.retry_at.get(&name).filter(|at| **at > Instant::now()) {
             return Ok(Next::In(*at - Instant::now()));
         }
+        // whoever asked for a slot has nothing to look at until it is granted
+        let asked = self
+            .waiting
+            .get(&name)
+            .filter(|(g, since)| *g == generation && since.elapsed() < PATIENCE);
+        if let Some((_, since)) = asked
+            && !decide::has_slot(&status, generation, Timestamp::now())
+        {
+            return Ok(Next::In(PATIENCE.saturating_sub(since.elapsed())));
+        }
         self.attempt(policy, status, node).await
     }
 
@@ -272,8 +284,28 @@ impl Worker {
             policy: policy.name_any(),
             ..Options::default()
         };
-        let done = transaction::run(&self.host, &prober, &state, &options).await;
+        let done = tokio::select! {
+            done = transaction::run(&self.host, &prober, &state, &options) => done,
+            never = self.renew(policy, &status) => match never {},
+        };
         self.report(policy, status, start, &done).await
+    }
+
+    /// Puts off the end of the slot as long as it is polled. A node that has lost its way to the apiserver loses the slot, too.
+    async fn renew(&self, policy: &Policy, status: &Status) -> std::convert::Infallible {
+        let api: Api<Enactment> = Api::all(self.client.clone());
+        let name = nnce::name(&self.config.node_name, &policy.name_any());
+        loop {
+            sleep(RENEW).await;
+            let expires = (Timestamp::now() + WORK).to_string();
+            let slot = status.slot.clone().map(|slot| nnce::Slot { expires, ..slot });
+            let patch = json!({ "status": { "slot": slot } });
+            let _ = timeout(
+                CALL,
+                api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)),
+            )
+            .await;
+        }
     }
 
     /// Nothing differs. Says so once, and writes nothing where it was said before.
@@ -306,7 +338,10 @@ impl Worker {
     async fn ask_for_slot(&mut self, policy: &Policy, status: Status) -> Result<Next, kube::Error> {
         let name = policy.name_any();
         let generation = policy.metadata.generation.unwrap_or(0);
-        let since = *self.waiting.entry(name.clone()).or_insert_with(Instant::now);
+        let (asked, since) = *self.waiting.entry(name.clone()).or_insert((generation, Instant::now()));
+        if asked != generation {
+            self.waiting.insert(name.clone(), (generation, Instant::now()));
+        }
         if self.status(&name).is_none() {
             self.create(policy, true).await?;
             info!(policy = name, phase = "slot", "asked for a slot");
