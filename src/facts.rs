@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_route::link::{InfoBridgePort, InfoData};
+use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoPortData};
 
+use crate::error::Invalid;
 use crate::profile::Profile;
+use crate::scalar::{Id, Space};
 
 /// One reading of everything about this node.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +27,12 @@ pub struct Facts {
     pub devices: Vec<Device>,
     /// NetworkManager's saved and in-memory profiles.
     pub profiles: Vec<SavedProfile>,
+    /// Active connections of VPNs, which have no device.
+    pub vpns: Vec<Active>,
     /// NetworkManager's DNS.
     pub dns: Dns,
+    /// Files of ours outside NetworkManager's profiles (dispatcher scripts, `.link` files), by path.
+    pub files: BTreeMap<String, String>,
     /// Running and static host name.
     pub hostname: Hostname,
     /// NetworkManager's version, `1.42.4`; empty where it does not run.
@@ -46,15 +52,65 @@ impl Facts {
         self.links.iter().find(|l| l.index == index)
     }
 
-    /// NetworkManager's device for this kernel name.
-    pub fn device(&self, name: &str) -> Option<&Device> {
-        self.devices.iter().find(|d| d.interface == name)
+    /// Whether NetworkManager is at least of this version (`1.52`); true where none runs.
+    pub fn nm_at_least(&self, version: &str) -> bool {
+        let numbers = |text: &str| -> Vec<u32> { text.split(['.', '-']).map_while(|p| p.parse().ok()).collect() };
+        self.nm_version.is_empty() || numbers(&self.nm_version) >= numbers(version)
     }
 
-    /// The profile that is active on this interface.
+    /// An error for what only a newer NetworkManager can do.
+    pub fn needs_nm(&self, version: &str, path: &str, what: &str) -> Result<(), Invalid> {
+        match self.nm_at_least(version) {
+            true => Ok(()),
+            false => Err(Invalid::new(
+                path,
+                format!(
+                    "{what} needs NetworkManager {version}; this node has {}",
+                    self.nm_version
+                ),
+            )),
+        }
+    }
+
+    /// NetworkManager's device for this kernel name.
+    pub fn device(&self, name: &str) -> Option<&Device> {
+        self.devices
+            .iter()
+            .find(|d| d.interface == name && d.space() == Space::Kernel)
+    }
+
+    /// NetworkManager's device in any space; a VPN has none.
+    pub fn device_of(&self, id: &Id) -> Option<&Device> {
+        self.devices
+            .iter()
+            .find(|d| d.interface == id.name && d.space() == id.space)
+    }
+
+    /// The active connection of an interface: its device's, or that of a VPN's profile.
+    pub fn active(&self, id: &Id) -> Option<&Active> {
+        match id.space {
+            Space::Vpn => {
+                let profile = |a: &&Active| self.profile(&a.uuid).is_some_and(|p| p.id().as_ref() == Some(id));
+                self.vpns.iter().find(profile)
+            }
+            _ => self.device_of(id)?.active.as_ref(),
+        }
+    }
+
+    /// The profile with this uuid.
+    pub fn profile(&self, uuid: &str) -> Option<&SavedProfile> {
+        self.profiles.iter().find(|p| p.uuid() == uuid)
+    }
+
+    /// The profile that is active on this kernel link.
     pub fn active_profile(&self, name: &str) -> Option<&SavedProfile> {
-        let uuid = &self.device(name)?.active.as_ref()?.uuid;
-        self.profiles.iter().find(|p| p.uuid() == *uuid)
+        self.profile(&self.device(name)?.active.as_ref()?.uuid)
+    }
+
+    /// The profile that is active on this kernel link, unless it only mirrors what somebody else configured.
+    pub fn own_profile(&self, name: &str) -> Option<&Profile> {
+        self.device(name).filter(|d| !d.external())?;
+        Some(&self.active_profile(name)?.profile)
     }
 }
 
@@ -95,8 +151,8 @@ pub struct Link {
     pub parent_elsewhere: bool,
     /// `IFLA_INFO_DATA`.
     pub data: Option<InfoData>,
-    /// `IFLA_INFO_PORT_DATA` of a bridge's port; empty for others.
-    pub bridge_port: Vec<InfoBridgePort>,
+    /// `IFLA_INFO_PORT_DATA`: what its controller keeps of a port.
+    pub port_data: Option<InfoPortData>,
     /// Bridge VLANs of a port or of the bridge itself (`IFLA_AF_SPEC` of an `AF_BRIDGE` dump).
     pub vlans: Vec<VlanRange>,
     /// Driver by `ethtool -i` or sysfs.
@@ -113,6 +169,16 @@ pub struct Link {
     pub ipv4_forwarding: Option<bool>,
     /// `/proc/sys/net/ipv6/conf/X/addr_gen_mode`: 0 eui64, 1 none, 2 stable-privacy, 3 random.
     pub addr_gen_mode: Option<u8>,
+}
+
+impl Link {
+    /// `IFLA_INFO_PORT_DATA` of a bridge's port; empty for others.
+    pub fn bridge_port(&self) -> &[InfoBridgePort] {
+        match &self.port_data {
+            Some(InfoPortData::BridgePort(items)) => items,
+            _ => &[],
+        }
+    }
 }
 
 /// A run of VLANs with the same flags on a bridge port.
@@ -227,6 +293,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// Where its name is unique.
+    pub fn space(&self) -> Space {
+        Space::of_device_type(self.device_type)
+    }
+
     /// Whether its active profile only mirrors what somebody else configured (`NM_ACTIVATION_STATE_FLAG_EXTERNAL`, 0x80).
     pub fn external(&self) -> bool {
         self.active.as_ref().is_some_and(|a| a.flags & 0x80 != 0)
@@ -272,6 +343,16 @@ impl SavedProfile {
         self.profile.str("connection", "interface-name")
     }
 
+    /// The interface it is for: by `connection.interface-name`, a VPN by `connection.id`.
+    pub fn id(&self) -> Option<Id> {
+        let space = Space::of_nm_type(self.profile.str("connection", "type").unwrap_or_default());
+        let name = match space {
+            Space::Vpn => self.profile.str("connection", "id")?,
+            _ => self.interface()?,
+        };
+        Some(Id::in_space(name, space))
+    }
+
     /// On disk and written by a person or tool, so it is there after a reboot.
     pub fn persistent(&self) -> bool {
         !self.filename.is_empty() && !self.filename.starts_with("/run/") && self.flags & 0xe == 0
@@ -290,7 +371,7 @@ pub struct Dns {
 }
 
 /// `GlobalDnsConfiguration` with its single `*` domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GlobalDns {
     /// `domains["*"].servers`.
     pub servers: Vec<String>,

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::facts::GlobalDns;
-use crate::host::HostError;
-use crate::nm::{NetworkManager, checkpoint};
+use crate::host::live::LiveHost;
+use crate::host::{Effect, HostError};
+use crate::nm::checkpoint;
 use crate::transaction::Phase;
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {
@@ -53,15 +53,16 @@ impl Lock {
 }
 
 /// What is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Phase that was entered.
     pub phase: Phase,
     /// Our checkpoint, once it was taken.
     pub checkpoint: Option<String>,
-    /// Global DNS before the change: not covered by checkpoints before NetworkManager 1.48.
-    pub global_dns: Option<(Vec<String>, Vec<String>, Vec<String>)>,
+    /// What puts back what the checkpoint does not cover, in the order in which it was done.
+    #[serde(default)]
+    pub undo: Vec<Effect>,
     /// `/proc/sys/kernel/random/boot_id`: D-Bus paths mean nothing after a reboot.
     pub boot_id: String,
     /// The policy that was being applied.
@@ -78,12 +79,11 @@ fn boot_id() -> String {
 
 impl Entry {
     /// An entry of this boot.
-    pub fn new(phase: Phase, checkpoint: Option<&str>, dns: Option<&GlobalDns>) -> Self {
-        let parts = |d: &GlobalDns| (d.servers.clone(), d.searches.clone(), d.options.clone());
+    pub fn new(phase: Phase, checkpoint: Option<&str>, undo: &[Effect]) -> Self {
         Entry {
             phase,
             checkpoint: checkpoint.map(str::to_owned),
-            global_dns: dns.map(parts),
+            undo: undo.to_vec(),
             boot_id: boot_id(),
             policy: String::new(),
         }
@@ -145,13 +145,22 @@ impl Journal {
         put().map_err(|e| failed("writing", &self.path, &e))
     }
 
+    /// Changes the entry there is.
+    pub fn update(&self, change: impl FnOnce(&mut Entry)) -> Result<(), HostError> {
+        let text = fs::read_to_string(&self.path).map_err(|e| failed("reading", &self.path, &e))?;
+        let mut entry: Entry = serde_json::from_str(&text).map_err(|e| HostError::Other(e.to_string()))?;
+        change(&mut entry);
+        self.write(&entry)
+    }
+
     /// Nothing is under way any more.
     pub fn clear(&self) {
         let _ = fs::remove_file(&self.path);
     }
 
     /// At start: rolls back our own checkpoint of a crashed transaction, never a foreign one, and tells what was found.
-    pub async fn recover(&self, nm: &NetworkManager) -> Result<Option<Recovered>, HostError> {
+    pub async fn recover(&self, host: &LiveHost) -> Result<Option<Recovered>, HostError> {
+        let nm = host.network_manager();
         let text = match fs::read_to_string(&self.path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(failed("reading", &self.path, &e)),
@@ -170,18 +179,11 @@ impl Journal {
                 checkpoint::rollback(nm, at).await?;
                 done = "rolled back";
             }
-            let before = entry.global_dns.clone().map(|(servers, searches, options)| GlobalDns {
-                servers,
-                searches,
-                options,
-            });
-            let mut now = crate::facts::Facts::default();
-            nm.fill(&mut now).await?;
-            if now.dns.global != before {
-                nm.set_global_dns(before.as_ref()).await?;
-            }
         } else {
             done = "the node was restarted since";
+        }
+        for effect in entry.undo.iter().rev() {
+            host.bring_about(effect).await?;
         }
         self.clear();
         let message = format!("netwright ended during phase {} ({done})", entry.phase.word());

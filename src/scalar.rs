@@ -1,4 +1,4 @@
-//! Words and numbers of the document: lenient integers and booleans, interface names, MAC addresses. Pure.
+//! Words and numbers of the document: lenient integers and booleans, interface names and identities, MAC addresses. Pure.
 
 use std::fmt;
 
@@ -77,6 +77,93 @@ pub fn opt_bool<'de, D: Deserializer<'de>>(de: D) -> Result<Option<bool>, D::Err
         }
     }
     de.deserialize_any(Bool)
+}
+
+/// Reads a boolean that must be there, as leniently as `opt_bool`.
+pub fn bool<'de, D: Deserializer<'de>>(de: D) -> Result<bool, D::Error> {
+    opt_bool(de)?.ok_or_else(|| de::Error::custom("a boolean is needed"))
+}
+
+/// Reads an integer that must be there, as leniently as `opt_int`.
+pub fn int<'de, D, T>(de: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i64>,
+{
+    opt_int(de)?.ok_or_else(|| de::Error::custom("a number is needed"))
+}
+
+/// Where a name is unique. Kernel links share one space; Open vSwitch bridges and ports and VPNs may be called like a link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Space {
+    /// Links of the kernel.
+    #[default]
+    Kernel,
+    /// Bridges in the database of Open vSwitch.
+    OvsBridge,
+    /// Ports in that database: NetworkManager has a profile for each, the document only lists them.
+    OvsPort,
+    /// VPNs of NetworkManager, by `connection.id`.
+    Vpn,
+}
+
+impl Space {
+    /// By `connection.type`.
+    pub fn of_nm_type(nm_type: &str) -> Self {
+        match nm_type {
+            "ovs-bridge" => Space::OvsBridge,
+            "ovs-port" => Space::OvsPort,
+            "vpn" => Space::Vpn,
+            _ => Space::Kernel,
+        }
+    }
+
+    /// By `NM_DEVICE_TYPE_*`: 25 is an OVS port, 26 an OVS bridge.
+    pub fn of_device_type(device_type: u32) -> Self {
+        match device_type {
+            25 => Space::OvsPort,
+            26 => Space::OvsBridge,
+            _ => Space::Kernel,
+        }
+    }
+}
+
+/// Which interface: a name and where it is unique.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Id {
+    /// Name in its space.
+    pub name: String,
+    /// Its space.
+    pub space: Space,
+}
+
+impl Id {
+    /// A kernel link.
+    pub fn kernel(name: impl Into<String>) -> Self {
+        Id {
+            name: name.into(),
+            space: Space::Kernel,
+        }
+    }
+
+    /// This name in another space.
+    pub fn in_space(name: impl Into<String>, space: Space) -> Self {
+        Id {
+            name: name.into(),
+            space,
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.space {
+            Space::Kernel | Space::Vpn => f.write_str(&self.name),
+            Space::OvsBridge => write!(f, "{} (ovs-bridge)", self.name),
+            Space::OvsPort => write!(f, "{} (ovs-port)", self.name),
+        }
+    }
 }
 
 /// What is wrong with a kernel interface name (`dev_valid_name` in the kernel: 1–15 bytes, no `/`, `:`, blank; not `.` or `..`).

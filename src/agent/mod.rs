@@ -87,7 +87,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.state_dir)?;
     let journal = Journal::open(&config.state_dir)?;
     let host = LiveHost::connect().await?;
-    let recovered = journal.recover(host.network_manager()).await?;
+    let recovered = journal.recover(&host).await?;
     if let Some(Recovered { policy, message, .. }) = &recovered {
         warn!(policy, phase = "recover", "{message}");
     }

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use netlink_packet_route::link::{InfoBridge, InfoBridgePort, InfoData};
-
-use super::{Checkpoint, Host, HostError, Observation, Step};
+use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
 use crate::facts::{Active, Address, Device, Facts, Link, Route, Rule, SavedProfile};
 use crate::profile::{Dict, Profile, Value};
+use crate::scalar::{Id, Space};
+use crate::state::iface::AnyKind;
+use crate::state::part::Parts;
 
 /// What the machine is and what it was told.
 #[derive(Debug, Default)]
@@ -169,11 +170,31 @@ impl Machine {
             }
             Step::Activate { iface, uuid } | Step::Reapply { iface, uuid } if !self.deaf => self.activate(iface, uuid),
             Step::Activate { .. } | Step::Reapply { .. } => {}
-            Step::Disconnect { iface } => self.deactivate(iface, |_| true),
-            Step::RemoveLink { iface } => self.remove_link(iface),
-            Step::GlobalDns(dns) => {
+            Step::Disconnect { iface } | Step::Deactivate { iface } => self.deactivate(iface, |_| true),
+            Step::RemoveLink { iface } => self.remove(iface),
+            Step::Effect(effect) => self.take_effect(effect),
+        }
+    }
+
+    fn take_effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::GlobalDns(dns) => {
                 self.facts.dns.servers = dns.as_ref().map(|d| d.servers.clone()).unwrap_or_default();
                 self.facts.dns.global.clone_from(dns);
+            }
+            Effect::RunningHostname(name) => self.facts.hostname.running = Some(name.clone()),
+            Effect::StaticHostname(name) => self.facts.hostname.config = Some(name.clone()).filter(|n| !n.is_empty()),
+            Effect::AltNames { link, add, remove } => {
+                for l in self.facts.links.iter_mut().filter(|l| l.name == *link) {
+                    l.alt_names.retain(|n| !remove.contains(n));
+                    l.alt_names.extend(add.iter().cloned());
+                }
+            }
+            Effect::File { path, content, mode: _ } => {
+                self.facts.files.remove(path);
+                self.facts
+                    .files
+                    .extend(content.iter().map(|c| (path.clone(), c.clone())));
             }
         }
     }
@@ -193,8 +214,9 @@ impl Machine {
         });
     }
 
-    fn deactivate(&mut self, iface: &str, which: impl Fn(&Active) -> bool) {
-        let Some(device) = self.facts.devices.iter_mut().find(|d| d.interface == iface) else {
+    fn deactivate(&mut self, id: &Id, which: impl Fn(&Active) -> bool) {
+        let mut devices = self.facts.devices.iter_mut();
+        let Some(device) = devices.find(|d| d.interface == id.name && d.space() == id.space) else {
             return;
         };
         if !device.active.as_ref().is_some_and(which) {
@@ -202,11 +224,26 @@ impl Machine {
         }
         device.active = None;
         device.state = 30;
+        if id.space != Space::Kernel {
+            self.remove(id);
+            return;
+        }
+        let iface = id.name.as_str();
         let index = self.facts.link(iface).map_or(0, |l| l.index);
         self.facts.addresses.retain(|a| a.link != index);
         self.facts.routes.retain(|r| r.link != Some(index));
         if self.facts.link(iface).is_some_and(|l| l.kind.is_some()) {
             self.remove_link(iface);
+        }
+    }
+
+    fn remove(&mut self, id: &Id) {
+        match id.space {
+            Space::Kernel => self.remove_link(&id.name),
+            _ => self
+                .facts
+                .devices
+                .retain(|d| d.interface != id.name || d.space() != id.space),
         }
     }
 
@@ -229,68 +266,99 @@ impl Machine {
         }
     }
 
-    fn activate(&mut self, iface: &str, uuid: &str) {
-        let Some(profile) = self
-            .facts
-            .profiles
-            .iter()
-            .find(|p| p.uuid() == uuid)
-            .map(|p| p.profile.clone())
-        else {
+    fn activate(&mut self, id: &Id, uuid: &str) {
+        let Some(profile) = self.facts.profile(uuid).map(|p| p.profile.clone()) else {
             return;
         };
-        if self.facts.link(iface).is_none() {
-            self.create(iface, &profile);
+        match id.space {
+            Space::Kernel => self.bring_up(&id.name, &profile),
+            // NM_DEVICE_TYPE_OVS_PORT and _OVS_BRIDGE
+            Space::OvsPort => self.add_device(&id.name, 25),
+            Space::OvsBridge => self.add_device(&id.name, 26),
+            Space::Vpn => {}
         }
-        let controller = profile
-            .str("connection", "master")
-            .and_then(|m| self.facts.link(m))
-            .map(|l| l.index);
-        let Some(link) = self.facts.links.iter_mut().find(|l| l.name == iface) else {
-            return;
+        let active = Active {
+            path: format!("/a/{uuid}"),
+            uuid: uuid.to_owned(),
+            state: 2,
+            flags: 0,
         };
-        link.controller = controller;
-        if let Some(mtu) = profile.int("802-3-ethernet", "mtu") {
-            link.mtu = u32::try_from(mtu).ok();
-        }
-        if let Some(Value::Bytes(mac)) = profile.get("802-3-ethernet", "cloned-mac-address") {
-            link.mac = Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"));
-        }
-        if link.kind.as_deref() == Some("bridge") {
-            link.data = Some(InfoData::Bridge(bridge(&profile)));
-        }
-        link.bridge_port = match profile.bool("bridge-port", "hairpin-mode") {
-            Some(on) => vec![InfoBridgePort::HairpinMode(on)],
-            None => vec![InfoBridgePort::HairpinMode(false)],
-        };
-        let index = link.index;
-        self.addresses(index, &profile);
-        self.routes(index, &profile);
-        if let Some(device) = self.facts.devices.iter_mut().find(|d| d.interface == iface) {
-            device.state = 100;
-            device.active = Some(Active {
-                path: format!("/a/{index}"),
-                uuid: uuid.to_owned(),
-                state: 2,
-                flags: 0,
-            });
+        let mut devices = self.facts.devices.iter_mut();
+        match devices.find(|d| d.interface == id.name && d.space() == id.space) {
+            Some(device) => {
+                device.state = 100;
+                device.active = Some(active);
+            }
+            None => {
+                self.facts.vpns.retain(|a| a.uuid != uuid);
+                self.facts.vpns.push(active);
+            }
         }
         self.rules();
     }
 
+    fn add_device(&mut self, name: &str, device_type: u32) {
+        let known = |d: &Device| d.interface == name && d.device_type == device_type;
+        if !self.facts.devices.iter().any(known) {
+            let index = self.number();
+            self.facts.devices.push(Device {
+                path: format!("/d/{index}"),
+                interface: name.to_owned(),
+                device_type,
+                state: 30,
+                managed: true,
+                real: true,
+                ..Device::default()
+            });
+        }
+    }
+
+    /// What NetworkManager does to the kernel when it activates a profile.
+    fn bring_up(&mut self, iface: &str, profile: &Profile) {
+        if self.facts.link(iface).is_none() {
+            self.create(iface, profile);
+        }
+        let nm_type = profile.str("connection", "type").unwrap_or_default().to_owned();
+        let by_name = |m: &str| self.facts.link(m).map(|l| l.index);
+        let index_of: BTreeMap<String, u32> = self.facts.links.iter().map(|l| (l.name.clone(), l.index)).collect();
+        let controller = profile.str("connection", "master").and_then(by_name);
+        let Some(link) = self.facts.links.iter_mut().find(|l| l.name == iface) else {
+            return;
+        };
+        link.controller = controller;
+        if let Some(mtu) = ["802-3-ethernet", "infiniband", "loopback", "wireguard", "ip-tunnel"]
+            .iter()
+            .find_map(|s| profile.int(s, "mtu"))
+        {
+            link.mtu = u32::try_from(mtu).ok();
+        }
+        if let Some(all) = profile.int("802-3-ethernet", "accept-all-mac-addresses") {
+            link.promiscuous = all == 1;
+        }
+        if let Some(Value::Bytes(mac)) = profile.get("802-3-ethernet", "cloned-mac-address") {
+            link.mac = Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"));
+        }
+        AnyKind::to_link(&nm_type, profile, link, &|name| index_of.get(name).copied());
+        AnyKind::port_to_link(
+            profile.str("connection", "slave-type").unwrap_or_default(),
+            profile,
+            link,
+        );
+        Parts::to_link(profile, link);
+        let index = link.index;
+        self.addresses(index, profile);
+        self.routes(index, profile);
+    }
+
     fn create(&mut self, iface: &str, profile: &Profile) {
-        let kind = profile.str("connection", "type").unwrap_or_default().to_owned();
+        let nm_type = profile.str("connection", "type").unwrap_or_default();
+        let kind = AnyKind::link_kind(nm_type).to_owned();
         self.add_link(iface, Some(&kind), 1, 30);
         if let Some(peer) = profile.str("veth", "peer").map(str::to_owned) {
             self.add_link(&peer, Some(&kind), 1, 30);
-            let at = |m: &Machine, n: &str| m.facts.link(n).map(|l| l.index);
-            let (a, b) = (at(self, iface), at(self, &peer));
-            for l in &mut self.facts.links {
-                if l.name == iface {
-                    l.parent = b;
-                } else if l.name == peer {
-                    l.parent = a;
-                }
+            let at = self.facts.link(iface).map(|l| l.index);
+            for l in self.facts.links.iter_mut().filter(|l| l.name == peer) {
+                l.parent = at;
             }
         }
     }
@@ -381,23 +449,4 @@ impl Machine {
         });
         self.facts.rules = rules.collect();
     }
-}
-
-fn bridge(profile: &Profile) -> Vec<InfoBridge> {
-    let number = |key: &str, default: u32| {
-        profile
-            .int("bridge", key)
-            .and_then(|v| u32::try_from(v).ok())
-            .unwrap_or(default)
-    };
-    let on = |key: &str, default: bool| profile.bool("bridge", key).unwrap_or(default);
-    vec![
-        InfoBridge::StpState(u32::from(on("stp", true)).into()),
-        InfoBridge::Priority(u16::try_from(number("priority", 32768)).unwrap_or(0)),
-        InfoBridge::ForwardDelay(number("forward-delay", 15) * 100),
-        InfoBridge::HelloTime(number("hello-time", 2) * 100),
-        InfoBridge::MaxAge(number("max-age", 20) * 100),
-        InfoBridge::AgeingTime(number("ageing-time", 300) * 100),
-        InfoBridge::MulticastSnooping(on("multicast-snooping", true)),
-    ]
 }

@@ -8,24 +8,33 @@ use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Checkpoint, Host, HostError, Observation, Step};
-use crate::facts::GlobalDns;
+use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
+use crate::scalar::Id;
 use crate::transaction::Phase;
 
 /// How long devices may take to come to rest after a rollback.
 const REST: Duration = Duration::from_secs(60);
+/// How long a device may take to go down before it is activated anew.
+const DOWN: Duration = Duration::from_secs(15);
 
 /// What the last observation and the saves since then told: D-Bus paths by name.
 #[derive(Debug, Default)]
 struct Known {
-    devices: HashMap<String, String>,
+    devices: HashMap<Id, String>,
     profiles: HashMap<String, String>,
-    global_dns: Option<GlobalDns>,
-    /// Some where we must put the global DNS back ourselves.
-    restore_dns: Option<Option<GlobalDns>>,
+    /// What is active: the D-Bus path of the active connection.
+    active: HashMap<Id, String>,
+}
+
+/// What puts back what the checkpoint in force does not cover, in the order in which it was done.
+#[derive(Debug, Default)]
+struct Undo {
+    before: Observation,
+    covers_global_dns: bool,
+    effects: Vec<Effect>,
 }
 
 /// The node.
@@ -34,6 +43,7 @@ pub struct LiveHost {
     kernel: Kernel,
     nm: NetworkManager,
     known: Mutex<Known>,
+    undo: Mutex<Undo>,
     journal: Option<Journal>,
     netlink: tokio::sync::Mutex<(watch::Receiver<u64>, watch::Receiver<u64>)>,
 }
@@ -48,6 +58,7 @@ impl LiveHost {
             kernel,
             nm,
             known: Mutex::default(),
+            undo: Mutex::default(),
             journal: None,
             netlink: events,
         })
@@ -80,14 +91,28 @@ impl LiveHost {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn undo(&self) -> std::sync::MutexGuard<'_, Undo> {
+        self.undo.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn note(&self, phase: Phase, checkpoint: Option<&str>) -> Result<(), HostError> {
         let Some(journal) = &self.journal else { return Ok(()) };
-        let known = self.known();
-        journal.write(&Entry::new(phase, checkpoint, known.global_dns.as_ref()))
+        journal.write(&Entry::new(phase, checkpoint, &self.undo().effects))
+    }
+
+    /// Notes how to undo an effect before it happens.
+    fn note_undo(&self, effect: &Effect) -> Result<(), HostError> {
+        let mut undo = self.undo();
+        if !(undo.covers_global_dns && matches!(effect, Effect::GlobalDns(_))) {
+            let inverse = effect.inverse(&undo.before);
+            undo.effects.push(inverse);
+        }
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.update(|entry| entry.undo.clone_from(&undo.effects))
     }
 
     async fn carry_out(&self, step: &Step) -> Result<(), HostError> {
-        let device = |iface: &str| self.known().devices.get(iface).cloned();
+        let device = |iface: &Id| self.known().devices.get(iface).cloned();
         match step {
             Step::Save {
                 iface,
@@ -95,30 +120,67 @@ impl LiveHost {
                 path,
                 memory_only,
             } => {
-                let path = self.nm.save(iface, profile, path.as_deref(), *memory_only).await?;
+                let path = self
+                    .nm
+                    .save(&iface.name, profile, path.as_deref(), *memory_only)
+                    .await?;
                 let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
                 self.known().profiles.insert(uuid, path);
                 Ok(())
             }
-            Step::Forget { iface, path, .. } => self.nm.forget(iface, path).await,
+            Step::Forget { iface, path, .. } => self.nm.forget(&iface.name, path).await,
             Step::Activate { iface, uuid } => self.activate(iface, uuid).await,
             Step::Reapply { iface, uuid } => match device(iface) {
                 Some(at) if self.nm.reapply(&at).await? => Ok(()),
                 _ => self.activate(iface, uuid).await,
             },
             Step::Disconnect { iface } => match device(iface) {
-                Some(at) => self.nm.disconnect(iface, &at).await,
+                Some(at) => self.nm.disconnect(&iface.name, &at).await,
                 None => Ok(()),
             },
             Step::RemoveLink { iface } => match device(iface) {
-                Some(at) => self.nm.remove_link(iface, &at).await,
+                Some(at) => self.nm.remove_link(&iface.name, &at).await,
                 None => Ok(()),
             },
-            Step::GlobalDns(dns) => self.nm.set_global_dns(dns.as_ref()).await,
+            Step::Deactivate { iface } => self.deactivate(iface).await,
+            Step::Effect(effect) => {
+                self.note_undo(effect)?;
+                self.bring_about(effect).await
+            }
         }
     }
 
-    async fn activate(&self, iface: &str, uuid: &str) -> Result<(), HostError> {
+    /// Carries out what NetworkManager's profiles cannot hold.
+    pub async fn bring_about(&self, effect: &Effect) -> Result<(), HostError> {
+        match effect {
+            Effect::GlobalDns(dns) => self.nm.set_global_dns(dns.as_ref()).await,
+            Effect::StaticHostname(name) => self.nm.save_hostname(name).await,
+            Effect::RunningHostname(name) => self.kernel.set_hostname(name),
+            Effect::AltNames { link, add, remove } => self.kernel.alt_names(link, add, remove).await,
+            Effect::File { path, content, mode } => super::files::put(path, content.as_deref(), *mode),
+        }
+    }
+
+    /// Takes down what is active on an interface and waits until NetworkManager has let go of it.
+    async fn deactivate(&self, iface: &Id) -> Result<(), HostError> {
+        let active = self.known().active.get(iface).cloned();
+        let Some(active) = active else { return Ok(()) };
+        self.nm.deactivate(&iface.name, &active).await?;
+        let begin = Instant::now();
+        while begin.elapsed() < DOWN {
+            let seen = self.observe().await?;
+            if seen.facts.active(iface).is_none_or(|a| a.path != active) {
+                return Ok(());
+            }
+            self.changed(Duration::from_secs(1)).await;
+        }
+        Err(HostError::Other(format!(
+            "{iface} did not go down within {} s",
+            DOWN.as_secs()
+        )))
+    }
+
+    async fn activate(&self, iface: &Id, uuid: &str) -> Result<(), HostError> {
         let (connection, device) = {
             let known = self.known();
             (known.profiles.get(uuid).cloned(), known.devices.get(iface).cloned())
@@ -128,7 +190,7 @@ impl LiveHost {
                 "activating {iface}: NetworkManager has no profile {uuid}"
             )));
         };
-        self.nm.activate(iface, &connection, device.as_deref()).await
+        self.nm.activate(&iface.name, &connection, device.as_deref()).await
     }
 
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
@@ -160,26 +222,33 @@ impl Host for LiveHost {
         let mut facts = facts?;
         filled?;
         facts.devices = said.devices;
+        facts.vpns = said.vpns;
         facts.profiles = said.profiles;
         facts.dns = said.dns;
         facts.hostname.config = said.hostname.config;
         facts.nm_version = said.nm_version;
         {
             let mut known = self.known();
-            known.devices = facts
+            let of = |d: &crate::facts::Device| Id::in_space(d.interface.clone(), d.space());
+            known.devices = facts.devices.iter().map(|d| (of(d), d.path.clone())).collect();
+            known.active = facts
                 .devices
                 .iter()
-                .map(|d| (d.interface.clone(), d.path.clone()))
+                .filter_map(|d| Some((of(d), d.active.as_ref()?.path.clone())))
                 .collect();
             known
                 .profiles
                 .extend(facts.profiles.iter().map(|p| (p.uuid().to_owned(), p.path.clone())));
-            known.global_dns.clone_from(&facts.dns.global);
         }
         Ok(Observation::new(facts))
     }
 
     async fn checkpoint(&self, ttl: Duration) -> Result<Checkpoint, HostError> {
+        let before = self.observe().await?;
+        *self.undo() = Undo {
+            before,
+            ..Undo::default()
+        };
         self.note(Phase::Checkpoint, None)?;
         let taken = match checkpoint::create(&self.nm, ttl).await {
             Ok(taken) => taken,
@@ -190,10 +259,7 @@ impl Host for LiveHost {
                 return Err(e);
             }
         };
-        {
-            let mut known = self.known();
-            known.restore_dns = (!taken.covers_global_dns).then(|| known.global_dns.clone());
-        }
+        self.undo().covers_global_dns = taken.covers_global_dns;
         self.note(Phase::Execute, Some(&taken.path))?;
         Ok(Checkpoint { path: taken.path })
     }
@@ -227,13 +293,13 @@ impl Host for LiveHost {
         } else {
             Ok(())
         };
-        let dns = self.known().restore_dns.take();
-        if let Some(before) = dns
-            && self.observe().await?.facts.dns.global != before
-        {
-            self.nm.set_global_dns(before.as_ref()).await?;
+        let effects = std::mem::take(&mut self.undo().effects);
+        let mut undone = Ok(());
+        for effect in effects.iter().rev() {
+            undone = undone.and(self.bring_about(effect).await);
         }
         restored?;
+        undone?;
         self.rest().await;
         if let Some(journal) = &self.journal {
             journal.clear();

@@ -1,14 +1,21 @@
 //! The node as the transaction sees it: one narrow trait, a live implementation and a fake that behaves.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::facts::{Facts, GlobalDns};
+use crate::facts::{Facts, SavedProfile};
 use crate::profile::Profile;
+use crate::scalar::Id;
 use crate::state::NetworkState;
+use crate::state::iface::Interface;
 
+pub mod effect;
 pub mod fake;
+mod files;
 pub mod live;
+
+pub use effect::Effect;
 
 /// One reading of the node: what the edges said, and the same as a document.
 #[derive(Debug, Clone, Default)]
@@ -17,13 +24,75 @@ pub struct Observation {
     pub facts: Facts,
     /// The same as a document, with secrets.
     pub state: NetworkState,
+    /// Profiles between controllers and their ports, as interfaces.
+    companions: Vec<Interface>,
+    /// What stands above a companion or a port behind one.
+    behind: HashMap<Id, Id>,
+    /// Where the profiles of each interface are in `facts.profiles`.
+    profiles: HashMap<Id, Vec<usize>>,
+    /// Where each interface is: in `state.interfaces`, then in `companions`.
+    index: HashMap<Id, usize>,
 }
 
 impl Observation {
     /// Renders facts as a document.
     pub fn new(facts: Facts) -> Self {
         let state = NetworkState::from_facts(&facts);
-        Observation { facts, state }
+        let (mut companions, mut behind) = (vec![], HashMap::new());
+        for controller in &state.interfaces {
+            for companion in controller.kind.companions().unwrap_or_default() {
+                let id = companion.interface.id();
+                behind.extend(companion.ports.into_iter().map(|port| (Id::kernel(port), id.clone())));
+                behind.insert(id, controller.id());
+                companions.push(companion.interface);
+            }
+        }
+        let mut profiles: HashMap<Id, Vec<usize>> = HashMap::new();
+        for (at, saved) in facts.profiles.iter().enumerate() {
+            if let Some(id) = saved.id() {
+                profiles.entry(id).or_default().push(at);
+            }
+        }
+        let all = state.interfaces.iter().chain(&companions);
+        let index = all.enumerate().map(|(at, i)| (i.id(), at)).collect();
+        Observation {
+            facts,
+            state,
+            companions,
+            behind,
+            profiles,
+            index,
+        }
+    }
+
+    /// What an interface is now.
+    pub fn interface(&self, id: &Id) -> Option<&Interface> {
+        let at = *self.index.get(id)?;
+        let beyond = || self.companions.get(at - self.state.interfaces.len());
+        self.state.interfaces.get(at).or_else(beyond)
+    }
+
+    /// Every profile for this interface.
+    pub fn profiles_of(&self, id: &Id) -> impl Iterator<Item = &SavedProfile> {
+        let found = self.profiles.get(id).into_iter().flatten();
+        found.filter_map(|at| self.facts.profiles.get(*at))
+    }
+
+    /// Where NetworkManager keeps a profile between a controller and its ports: what stands above this one.
+    pub fn behind(&self, id: &Id) -> Option<&Id> {
+        self.behind.get(id)
+    }
+
+    /// What a kernel link is now.
+    pub fn link(&self, name: &str) -> Option<&Interface> {
+        self.interface(&Id::kernel(name))
+    }
+
+    /// The controller of this name: a kernel link, or an Open vSwitch bridge that may be called like one.
+    pub fn controller(&self, name: &str) -> Option<&Interface> {
+        let spaces = [crate::scalar::Space::Kernel, crate::scalar::Space::OvsBridge];
+        let mut found = spaces.iter().filter_map(|s| self.interface(&Id::in_space(name, *s)));
+        found.find(|i| i.kind.is_controller())
     }
 }
 
@@ -33,7 +102,7 @@ pub enum Step {
     /// Store a profile: `Update2` on the object at `path`, or `AddConnection2` where None. `connection.uuid` is in the profile.
     Save {
         /// Interface it belongs to.
-        iface: String,
+        iface: Id,
         /// The whole profile.
         profile: Profile,
         /// D-Bus path of the profile to replace.
@@ -44,7 +113,7 @@ pub enum Step {
     /// Delete a stored profile.
     Forget {
         /// Interface it belongs to.
-        iface: String,
+        iface: Id,
         /// `connection.uuid`, for the log.
         uuid: String,
         /// D-Bus path of the profile.
@@ -53,29 +122,34 @@ pub enum Step {
     /// `ActivateConnection` of the profile with this uuid on the device of this interface (path `/` where there is none yet).
     Activate {
         /// Interface.
-        iface: String,
+        iface: Id,
         /// `connection.uuid`.
         uuid: String,
     },
     /// `Device.Reapply` of its profile as saved; `ActivateConnection` where NetworkManager refuses.
     Reapply {
         /// Interface.
-        iface: String,
+        iface: Id,
         /// `connection.uuid`.
         uuid: String,
+    },
+    /// `DeactivateConnection` of what is active on the interface, and wait until it is down: before a change that a live link cannot take.
+    Deactivate {
+        /// Interface.
+        iface: Id,
     },
     /// `Device.Disconnect`: down, and no autoconnect.
     Disconnect {
         /// Interface.
-        iface: String,
+        iface: Id,
     },
     /// `Device.Delete`: remove a software link that outlived its profile.
     RemoveLink {
         /// Interface.
-        iface: String,
+        iface: Id,
     },
-    /// Set or clear `GlobalDnsConfiguration`.
-    GlobalDns(Option<GlobalDns>),
+    /// A change that the checkpoint does not cover.
+    Effect(Effect),
 }
 
 impl std::fmt::Display for Step {
@@ -87,8 +161,8 @@ impl std::fmt::Display for Step {
             Step::Reapply { iface, .. } => write!(f, "reapply {iface}"),
             Step::Disconnect { iface } => write!(f, "disconnect {iface}"),
             Step::RemoveLink { iface } => write!(f, "remove {iface}"),
-            Step::GlobalDns(Some(dns)) => write!(f, "global-dns {}", dns.servers.join(",")),
-            Step::GlobalDns(None) => write!(f, "global-dns none"),
+            Step::Deactivate { iface } => write!(f, "deactivate {iface}"),
+            Step::Effect(effect) => effect.fmt(f),
         }
     }
 }

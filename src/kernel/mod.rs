@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop, State,
+    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage, Prop, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
@@ -121,6 +121,53 @@ impl Kernel {
         Ok(facts)
     }
 
+    /// `sethostname(2)`.
+    pub fn set_hostname(&self, name: &str) -> Result<(), HostError> {
+        rustix::system::sethostname(name.as_bytes()).map_err(|e| failed("setting the host name")(e.into()))
+    }
+
+    /// Adds and removes extra names of a link.
+    pub async fn alt_names(&self, link: &str, add: &[String], remove: &[String]) -> Result<(), HostError> {
+        let found = self.handle.link().get().match_name(link.to_owned()).execute();
+        pin_mut!(found);
+        let wrong = |e: rtnetlink::Error| HostError::Kernel {
+            tried: format!("changing the alt-names of {link}"),
+            source: Box::new(e),
+        };
+        let index = match found.next().await {
+            Some(Ok(message)) => message.header.index,
+            Some(Err(e)) => return Err(wrong(e)),
+            None => {
+                return Err(HostError::Other(format!(
+                    "changing the alt-names of {link}: there is no such link"
+                )));
+            }
+        };
+        let names = |list: &[String]| list.to_vec();
+        if !remove.is_empty() {
+            let names: Vec<String> = names(remove);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            self.handle
+                .link()
+                .property_del(index)
+                .alt_ifname(&names)
+                .execute()
+                .await
+                .map_err(wrong)?;
+        }
+        if !add.is_empty() {
+            let names: Vec<&str> = add.iter().map(String::as_str).collect();
+            self.handle
+                .link()
+                .property_add(index)
+                .alt_ifname(&names)
+                .execute()
+                .await
+                .map_err(wrong)?;
+        }
+        Ok(())
+    }
+
     /// Whether the kernel has a way to `to` (RTM_GETROUTE): false for no route, unreachable, blackhole and prohibit.
     pub async fn route_exists(&self, to: IpAddr, oif: Option<u32>) -> bool {
         let mut message = match to {
@@ -186,12 +233,7 @@ fn info(l: &mut Link, info: LinkInfo) {
     match info {
         LinkInfo::Kind(kind) => l.kind = Some(kind.to_string()),
         LinkInfo::Data(data) => l.data = Some(data),
-        LinkInfo::PortData(InfoPortData::BridgePort(items)) => {
-            l.bridge_port = items
-                .into_iter()
-                .filter(|i| !matches!(i, InfoBridgePort::Other(_)))
-                .collect()
-        }
+        LinkInfo::PortData(data) => l.port_data = Some(data),
         _ => {}
     }
 }

@@ -114,6 +114,14 @@ impl NetworkManager {
             .map_err(failed("reaching a profile"))
     }
 
+    async fn settings(&self) -> Result<SettingsManagerProxy<'_>, HostError> {
+        SettingsManagerProxy::builder(&self.bus)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed("reaching NetworkManager"))
+    }
+
     async fn device(&self, at: &str) -> Result<DeviceProxy<'_>, HostError> {
         let at = path(at)?.into_owned();
         DeviceProxy::builder(&self.bus)
@@ -147,6 +155,9 @@ impl NetworkManager {
                             state: number(properties, "State"),
                             flags: number(properties, "StateFlags"),
                         };
+                        if property_bool(properties, "Vpn") {
+                            facts.vpns.push(active.clone());
+                        }
                         actives.insert(at.to_string(), active);
                     }
                     "org.freedesktop.NetworkManager.Settings.Connection" => {
@@ -224,11 +235,7 @@ impl NetworkManager {
                 Ok(at.to_owned())
             }
             None => {
-                let manager = SettingsManagerProxy::builder(&self.bus)
-                    .cache_properties(CacheProperties::No)
-                    .build()
-                    .await
-                    .map_err(failed("reaching NetworkManager"))?;
+                let manager = self.settings().await?;
                 let (at, _) = manager
                     .add_connection2(codec::encode(profile), flags, HashMap::new())
                     .await
@@ -276,6 +283,19 @@ impl NetworkManager {
             .map_err(failed(format!("activating the profile of {label}")))
     }
 
+    /// Takes an active connection down; one that is gone already is fine.
+    pub async fn deactivate(&self, label: &str, active: &str) -> Result<(), HostError> {
+        let active = path(active)?;
+        gone_is_fine(self.manager().await?.deactivate_connection(&active).await)
+            .map_err(failed(format!("taking {label} down")))
+    }
+
+    /// Keeps the static host name; empty removes it.
+    pub async fn save_hostname(&self, name: &str) -> Result<(), HostError> {
+        let done = self.settings().await?.save_hostname(name).await;
+        done.map_err(failed("saving the static host name"))
+    }
+
     /// Reapplies the device's profile as it is saved. False where NetworkManager says that a change needs activation.
     pub async fn reapply(&self, at: &str) -> Result<bool, HostError> {
         Ok(self.device(at).await?.reapply(HashMap::new(), 0, 0).await.is_ok())
@@ -320,6 +340,7 @@ fn gone_is_fine(answer: zbus::Result<()>) -> zbus::Result<()> {
         "org.freedesktop.NetworkManager.Device.NotActive",
         "org.freedesktop.NetworkManager.Device.NotSoftware",
         "org.freedesktop.NetworkManager.UnknownDevice",
+        "org.freedesktop.NetworkManager.ConnectionNotActive",
     ];
     match answer {
         Err(e) if is_gone(&e) || error_name(&e).is_some_and(|n| down.contains(&n.as_str())) => Ok(()),

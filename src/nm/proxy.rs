@@ -21,6 +21,7 @@ pub trait Manager {
         device: &ObjectPath<'_>,
         specific: &ObjectPath<'_>,
     ) -> zbus::Result<OwnedObjectPath>;
+    fn deactivate_connection(&self, active: &ObjectPath<'_>) -> zbus::Result<()>;
     fn checkpoint_create(&self, devices: &[ObjectPath<'_>], timeout: u32, flags: u32) -> zbus::Result<OwnedObjectPath>;
     fn checkpoint_destroy(&self, checkpoint: &ObjectPath<'_>) -> zbus::Result<()>;
     fn checkpoint_rollback(&self, checkpoint: &ObjectPath<'_>) -> zbus::Result<HashMap<String, u32>>;
@@ -43,6 +44,7 @@ pub trait SettingsManager {
         flags: u32,
         args: HashMap<String, Variant<'_>>,
     ) -> zbus::Result<(OwnedObjectPath, HashMap<String, OwnedVariant>)>;
+    fn save_hostname(&self, hostname: &str) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(

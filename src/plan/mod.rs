@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Invalid;
 use crate::host::{Observation, Step};
+use crate::scalar::Id;
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 
@@ -15,7 +16,7 @@ pub mod verify;
 
 use profiles::{Extra, Stock};
 use sections::Sections;
-use topology::{Graph, Touched};
+use topology::{Graph, Membership, Touched};
 
 /// Everything that will happen to this node, decided before anything happens.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,8 +47,8 @@ pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid>
 
 /// Decides; `memory_only` keeps profiles off the disk and turns absent into down.
 pub fn plan_with(desired: &NetworkState, seen: &Observation, memory_only: bool) -> Result<Plan, Invalid> {
-    refuse_later_sections(desired, seen)?;
     let mut resolved = resolve::resolve(desired, seen)?;
+    refuse_unsupported(&resolved, seen)?;
     let warnings = skip_unsupported(&mut resolved, seen);
     let graph = topology::spread(&resolved, seen)?;
     let sections = sections::spread(&resolved, &graph, seen)?;
@@ -60,18 +61,15 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, memory_only: bool) 
         .map(ToString::to_string)
         .collect();
     lines.extend(sections.lines.iter().cloned());
-    let names: std::collections::BTreeSet<&String> = graph.keys().chain(sections.extra.keys()).collect();
-    for name in names {
-        let depth = topology::depth(name, &graph, seen);
-        match graph.get(name) {
-            Some(t) if t.wish.is_absent() => steps.remove(name, t, seen, &mut lines),
-            Some(t) if t.wish.base.state == Some(State::Down) => steps.take_down(name, seen),
-            touched => steps.bring_up(name, touched, depth, &graph, &sections, seen, &mut lines),
+    let ids: std::collections::BTreeSet<&Id> = graph.keys().chain(sections.extra.keys()).collect();
+    for id in ids {
+        match graph.get(id) {
+            Some(t) if t.wish.is_absent() => steps.remove(id, t, seen, &mut lines),
+            Some(t) if t.wish.base.state == Some(State::Down) => steps.take_down(id, seen),
+            touched => steps.bring_up(id, touched, &graph, &sections, seen, &mut lines),
         }
     }
-    if let Some(global) = &sections.global_dns {
-        steps.node.push(Step::GlobalDns(global.clone()));
-    }
+    steps.node.extend(sections.effects.iter().cloned().map(Step::Effect));
     let touched = steps.touched();
     Ok(Plan {
         waves: steps.into_waves(),
@@ -82,32 +80,13 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, memory_only: bool) 
     })
 }
 
-fn refuse_later_sections(desired: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    let wish = desired.hostname.clone().unwrap_or_default();
-    let now = &seen.facts.hostname;
-    for (key, wish, now) in [
-        ("running", &wish.running, &now.running),
-        ("config", &wish.config, &now.config),
-    ] {
-        if wish.is_some() && wish != now {
-            return Err(Invalid::new(
-                format!("hostname.{key}"),
-                "this version does not change host names",
-            ));
-        }
-    }
-    for wish in &desired.interfaces {
-        let has = seen
-            .state
-            .interface(wish.name())
-            .and_then(|i| i.base.alt_names.clone())
-            .unwrap_or_default();
-        if wish.base.alt_names.iter().flatten().any(|a| !has.contains(a)) {
-            return Err(Invalid::new(
-                format!("interfaces[{}].alt-names", wish.name()),
-                "this version finds interfaces by alt-name but does not change alt-names",
-            ));
-        }
+fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    for wish in resolved.interfaces.iter().filter(|i| i.is_up()) {
+        let label = format!("interfaces[{}]", wish.name());
+        let link = seen.facts.link(wish.name());
+        let kind = wish.kind.refuse_unsupported(&seen.facts);
+        kind.and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
+            .map_err(|e| e.under(&label))?;
     }
     Ok(())
 }
@@ -128,6 +107,7 @@ struct Steps {
     memory_only: bool,
     forget: Vec<Step>,
     save: Vec<Step>,
+    deactivate: Vec<Step>,
     activate: BTreeMap<usize, Vec<Step>>,
     after: Vec<Step>,
     node: Vec<Step>,
@@ -139,11 +119,12 @@ impl Steps {
             memory_only: _,
             forget,
             save,
+            deactivate,
             activate,
             after,
             node,
         } = self;
-        let mut waves = vec![forget, save];
+        let mut waves = vec![forget, save, deactivate];
         waves.extend(activate.into_values());
         waves.push(after);
         waves.push(node);
@@ -158,55 +139,53 @@ impl Steps {
             .chain(&self.save)
             .chain(self.activate.values().flatten())
             .chain(&self.after);
-        let mut names: Vec<String> = all.filter_map(|s| s.interface().map(str::to_owned)).collect();
+        let mut names: Vec<String> = all.filter_map(|s| s.interface().map(|id| id.name.clone())).collect();
         names.sort();
         names.dedup();
         names
     }
 
-    fn remove(&mut self, name: &str, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
-        let current = seen.state.interface(name);
+    fn remove(&mut self, id: &Id, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
+        let current = seen.interface(id);
         let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
         if self.memory_only {
             if current.is_some() {
-                self.take_down(name, seen);
+                self.take_down(id, seen);
             }
             return;
         }
-        for saved in Stock::of(name, seen).all() {
+        for saved in Stock::of(id, seen).all() {
             self.forget.push(Step::Forget {
-                iface: name.to_owned(),
+                iface: id.clone(),
                 uuid: saved.uuid().to_owned(),
                 path: saved.path.clone(),
             });
         }
-        let active = seen.facts.device(name).is_some_and(|d| d.state > 30);
-        let label = format!("interfaces[{name}]");
-        if (virtual_link || active || Stock::of(name, seen).base.is_some())
+        let active = seen.facts.device_of(id).is_some_and(|d| d.state > 30);
+        let label = format!("interfaces[{}]", id.name);
+        if (virtual_link || active || Stock::of(id, seen).base.is_some())
             && !lines.iter().any(|l| l.starts_with(&label))
         {
             let why = if touched.named { "its profile" } else { &touched.because };
             lines.push(format!("{label}: {why} → absent"));
         }
         if virtual_link {
-            self.after.push(Step::RemoveLink { iface: name.to_owned() });
+            self.after.push(Step::RemoveLink { iface: id.clone() });
         } else if active {
-            self.after.push(Step::Disconnect { iface: name.to_owned() });
+            self.after.push(Step::Disconnect { iface: id.clone() });
         }
     }
 
-    fn take_down(&mut self, name: &str, seen: &Observation) {
-        if seen.facts.device(name).is_some_and(|d| d.state > 30) {
-            self.after.push(Step::Disconnect { iface: name.to_owned() });
+    fn take_down(&mut self, id: &Id, seen: &Observation) {
+        if seen.facts.device_of(id).is_some_and(|d| d.state > 30) {
+            self.after.push(Step::Disconnect { iface: id.clone() });
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // one call, one row of the plan
     fn bring_up(
         &mut self,
-        name: &str,
+        id: &Id,
         touched: Option<&Touched>,
-        depth: usize,
         graph: &Graph,
         sections: &Sections,
         seen: &Observation,
@@ -216,38 +195,31 @@ impl Steps {
         let touched = match touched {
             Some(t) => t,
             None => {
-                let kind = seen.state.interface(name).map_or("ethernet", |i| i.kind.type_name());
+                let kind = seen.interface(id).map_or("ethernet", |i| i.kind.type_name());
                 fallback = Touched {
-                    wish: Interface::bare(name, kind),
+                    wish: Interface::bare(&id.name, kind),
                     named: false,
-                    controller: None,
+                    member: Membership::Keeps,
                     because: "keeps routes, rules or DNS".to_owned(),
                 };
                 &fallback
             }
         };
-        let stock = Stock::of(name, seen);
-        let controller = controller_of(name, touched, graph, seen);
+        let stock = Stock::of(id, seen);
+        let controller = controller_of(id, graph, seen);
         let none = Extra::default();
-        let extra = sections.extra.get(name).unwrap_or(&none);
-        let profile = profiles::build(
-            name,
-            touched,
-            controller.as_ref().map(|(n, i)| (n.as_str(), i)),
-            extra,
-            stock.base,
-            seen,
-        );
+        let extra = sections.extra.get(id).unwrap_or(&none);
+        let profile = profiles::build(id, touched, controller.as_ref(), extra, stock.base, seen);
         let keys = stock.base.map(|b| profiles::differing_keys(&b.profile, &profile));
         let persistent = stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.memory_only;
         let save = keys.as_ref().is_none_or(|k| !k.is_empty()) || !persistent;
-        let device = seen.facts.device(name);
+        let device = seen.facts.device_of(id);
         let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
         let running = device
             .filter(|d| !d.external() && (40..110).contains(&d.state))
             .and_then(|d| d.active.as_ref())
             .is_some_and(|a| a.uuid == uuid);
-        let off = Off::of(name, touched, controller.as_ref().map(|c| c.0.as_str()), seen);
+        let off = Off::of(id, touched, controller.as_ref().map(Interface::id), seen);
         if !save && running && off == Off::Nothing {
             return;
         }
@@ -257,17 +229,16 @@ impl Steps {
             .is_some_and(|b| profiles::leaves_routes_behind(&b.profile, &profile));
         let recreate = stale
             || seen
-                .state
-                .interface(name)
+                .interface(id)
                 .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
         let reapply = running && !wire && !recreate && (save || off != Off::Link);
-        dropped_addresses(name, touched, seen, lines);
-        describe(name, touched, &keys, save, running, lines);
+        dropped_addresses(id, touched, seen, lines);
+        describe(&id.name, touched, &keys, save, running, lines);
         if save {
             let path = stock.base.map(|b| b.path.clone());
             self.save.push(Step::Save {
-                iface: name.to_owned(),
+                iface: id.clone(),
                 profile,
                 path,
                 memory_only: self.memory_only,
@@ -275,19 +246,23 @@ impl Steps {
         }
         let step = match reapply {
             true => Step::Reapply {
-                iface: name.to_owned(),
+                iface: id.clone(),
                 uuid,
             },
             false => Step::Activate {
-                iface: name.to_owned(),
+                iface: id.clone(),
                 uuid,
             },
         };
+        if running && recreate {
+            self.deactivate.push(Step::Deactivate { iface: id.clone() });
+        }
+        let depth = topology::depth(id, graph, seen);
         self.activate.entry(depth).or_default().push(step);
         if !self.memory_only {
-            for other in stock.others.iter().filter(|o| o.interface() == Some(name)) {
+            for other in stock.others.iter().filter(|o| o.id().as_ref() == Some(id)) {
                 self.after.push(Step::Forget {
-                    iface: name.to_owned(),
+                    iface: id.clone(),
                     uuid: other.uuid().to_owned(),
                     path: other.path.clone(),
                 });
@@ -316,10 +291,9 @@ enum Off {
 }
 
 impl Off {
-    fn of(name: &str, touched: &Touched, controller: Option<&str>, seen: &Observation) -> Self {
-        let current = seen.state.interface(name);
-        let port_of = current.and_then(|c| c.base.controller.as_deref());
-        if current.is_none() || (touched.controller.is_some() && port_of != controller) {
+    fn of(id: &Id, touched: &Touched, controller: Option<Id>, seen: &Observation) -> Self {
+        let moves = touched.member != Membership::Keeps && topology::controller_now(id, seen) != controller;
+        if seen.interface(id).is_none() || moves {
             return Off::Link;
         }
         if !touched.named {
@@ -331,7 +305,8 @@ impl Off {
         };
         // a port that is missing shows on the controller but is mended on the port
         let found = verify::verify(&only, seen);
-        let ports = format!("interfaces[{name}].bridge.port");
+        let name = &id.name;
+        let ports = format!("interfaces[{name}].{}", touched.wish.kind.ports_path());
         let mine: Vec<_> = found.iter().filter(|d| !d.path.starts_with(&ports)).collect();
         let ip = |path: &str| {
             [".ipv4", ".ipv6"]
@@ -346,23 +321,25 @@ impl Off {
     }
 }
 
-fn controller_of(name: &str, touched: &Touched, graph: &Graph, seen: &Observation) -> Option<(String, Interface)> {
-    let now = || seen.state.interface(name).and_then(|i| i.base.controller.clone());
-    let controller = touched.controller.clone().or_else(now).filter(|c| !c.is_empty())?;
-    let wish = graph.get(&controller).filter(|t| t.named).map(|t| t.wish.clone());
-    let kind = wish.or_else(|| {
-        seen.state
-            .interface(&controller)
-            .map(|c| Interface::bare(&controller, c.kind.type_name()))
-    })?;
-    Some((controller, kind))
+/// The controller after the plan: as wished, or only its name and type.
+fn controller_of(id: &Id, graph: &Graph, seen: &Observation) -> Option<Interface> {
+    let controller = topology::controller_after(id, graph, seen)?;
+    match graph.get(&controller).filter(|t| t.named) {
+        Some(touched) => Some(touched.wish.clone()),
+        None => {
+            let now = seen.interface(&controller).map(|c| c.kind.type_name());
+            let kind = now.or_else(|| graph.get(&controller).map(|t| t.wish.kind.type_name()))?;
+            Some(Interface::bare(&controller.name, kind))
+        }
+    }
 }
 
 /// Addresses that the wish's list leaves out: nobody verifies that they are gone, but the reader of a plan wants to know.
-fn dropped_addresses(name: &str, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
-    let Some(current) = seen.state.interface(name) else {
+fn dropped_addresses(id: &Id, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
+    let Some(current) = seen.interface(id) else {
         return;
     };
+    let name = &id.name;
     for (ipv6, section) in [(false, "ipv4"), (true, "ipv6")] {
         let (Some(wish), Some(now)) = (touched.wish.ip(ipv6), current.ip(ipv6)) else {
             continue;
@@ -407,15 +384,16 @@ fn describe(
 
 impl Step {
     /// The interface it is about.
-    pub fn interface(&self) -> Option<&str> {
+    pub fn interface(&self) -> Option<&Id> {
         match self {
             Step::Save { iface, .. }
             | Step::Forget { iface, .. }
             | Step::Activate { iface, .. }
             | Step::Reapply { iface, .. }
+            | Step::Deactivate { iface }
             | Step::Disconnect { iface }
             | Step::RemoveLink { iface } => Some(iface),
-            Step::GlobalDns(_) => None,
+            Step::Effect(_) => None,
         }
     }
 }

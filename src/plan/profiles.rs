@@ -7,8 +7,10 @@ use uuid::Uuid;
 use crate::facts::SavedProfile;
 use crate::host::Observation;
 use crate::profile::{Dict, Profile, Value};
+use crate::scalar::{Id, Space};
 use crate::state::dns::Dns;
-use crate::state::iface::Interface;
+use crate::state::iface::{AnyKind, Interface};
+use crate::state::part::Parts;
 use crate::state::part::ip::Ip;
 use crate::state::route::Route;
 use crate::state::rule::Rule;
@@ -36,20 +38,17 @@ pub struct Stock<'a> {
 
 impl<'a> Stock<'a> {
     /// Profiles that belong to this interface by name or because they are active on it. Those that NetworkManager made up do not count.
-    pub fn of(name: &str, seen: &'a Observation) -> Self {
-        let active = seen
-            .facts
-            .device(name)
-            .filter(|d| !d.external())
-            .and_then(|d| d.active.as_ref())
-            .map(|a| a.uuid.as_str());
+    pub fn of(id: &Id, seen: &'a Observation) -> Self {
+        let external = seen.facts.device_of(id).is_some_and(|d| d.external());
+        let active = seen.facts.active(id).filter(|_| !external).map(|a| a.uuid.as_str());
         // NM_SETTINGS_CONNECTION_FLAG_*: 2 generated, 4 volatile, 8 external
         let mut all: Vec<&SavedProfile> = seen
-            .facts
-            .profiles
-            .iter()
-            .filter(|p| p.flags & 0xc == 0 && (p.interface() == Some(name) || Some(p.uuid()) == active))
+            .profiles_of(id)
+            .chain(active.and_then(|uuid| seen.facts.profile(uuid)))
+            .filter(|p| p.flags & 0xc == 0)
             .collect();
+        all.sort_by_key(|p| p.uuid());
+        all.dedup_by_key(|p| p.uuid());
         all.sort_by_key(|p| {
             let priority = p.profile.int("connection", "autoconnect-priority").unwrap_or(0);
             let used = p.profile.int("connection", "timestamp").unwrap_or(0);
@@ -71,24 +70,26 @@ impl<'a> Stock<'a> {
 /// The profile for a touched interface. Everything that the document does not name stays as the base profile has it;
 /// without a base, as the kernel has it.
 pub fn build(
-    name: &str,
+    id: &Id,
     touched: &Touched,
-    controller: Option<(&str, &Interface)>,
+    controller: Option<&Interface>,
     extra: &Extra,
     base: Option<&SavedProfile>,
     seen: &Observation,
 ) -> Profile {
-    let current = seen.state.interface(name);
+    let current = seen.interface(id);
     let asked = merged(touched, current, base.is_some());
     let mut p = base.map(|b| b.profile.clone()).unwrap_or_default();
-    head(name, &asked, &mut p, seen);
-    asked.base.to_profile(link_setting(&p), &mut p);
+    head(id, &asked, &mut p, seen);
+    asked.base.to_profile(asked.kind.link_setting(), &mut p);
     asked.kind.to_profile(&mut p);
+    asked.parts.to_profile(&mut p);
     match controller {
-        Some((controller, kind)) => join(name, controller, kind, &mut p, seen),
+        Some(controller) => join(&id.name, controller, &mut p, seen),
         None => leave(&mut p),
     }
-    let port = matches!(controller, Some((_, c)) if !c.kind.ports_carry_ip());
+    let carries = |c: &Interface| c.kind.ports_carry_ip() || asked.kind.needs_controller();
+    let port = controller.is_some_and(|c| !carries(c)) || matches!(id.space, Space::OvsBridge | Space::OvsPort);
     for ipv6 in [false, true] {
         let section = if ipv6 { "ipv6" } else { "ipv4" };
         if port {
@@ -123,6 +124,9 @@ fn merged(touched: &Touched, current: Option<&Interface>, has_base: bool) -> Int
     ] {
         // a value that the kernel merely has is not made a setting
         tree.remove(key);
+    }
+    for key in Parts::KEYS {
+        tree.remove(*key);
     }
     if has_base {
         tree.retain(|key, _| wish.contains_key(key));
@@ -160,9 +164,10 @@ fn narrow(whole: &mut serde_json::Map<String, serde_json::Value>, wish: &serde_j
     }
 }
 
-fn head(name: &str, asked: &Interface, p: &mut Profile, seen: &Observation) {
+fn head(id: &Id, asked: &Interface, p: &mut Profile, seen: &Observation) {
+    let name = id.name.as_str();
     if p.str("connection", "uuid").is_none() {
-        p.put("connection", "uuid", new_uuid(name, asked.kind.nm_type(), seen));
+        p.put("connection", "uuid", new_uuid(id, asked.kind.nm_type(), seen));
         p.put("connection", "autoconnect", true);
         p.put("connection", "type", asked.kind.nm_type());
         p.ensure(asked.kind.nm_type());
@@ -172,6 +177,7 @@ fn head(name: &str, asked: &Interface, p: &mut Profile, seen: &Observation) {
     match asked.base.identifier {
         Some(crate::state::iface::Identifier::MacAddress) => p.remove("connection", "interface-name"),
         _ if p.get("802-3-ethernet", "mac-address").is_some() && p.str("connection", "interface-name").is_none() => {}
+        _ if id.space == Space::Vpn => p.put("connection", "id", name),
         _ => p.put("connection", "interface-name", name),
     }
     if asked.kind.is_controller() {
@@ -181,7 +187,8 @@ fn head(name: &str, asked: &Interface, p: &mut Profile, seen: &Observation) {
 }
 
 /// Stable: the same interface gets the same uuid after it was removed. A number is added where another profile has it.
-fn new_uuid(name: &str, nm_type: &str, seen: &Observation) -> String {
+pub fn new_uuid(id: &Id, nm_type: &str, seen: &Observation) -> String {
+    let name = &id.name;
     (0u32..)
         .map(|n| {
             if n == 0 {
@@ -195,34 +202,32 @@ fn new_uuid(name: &str, nm_type: &str, seen: &Observation) -> String {
         .unwrap_or_default()
 }
 
-/// The setting that holds MTU and promiscuity: NetworkManager keeps both with 802-3-ethernet for all Ethernet-like types.
-fn link_setting(p: &Profile) -> Option<&'static str> {
-    match p.str("connection", "type") {
-        Some("loopback") => Some("loopback"),
-        _ => Some("802-3-ethernet"),
-    }
-}
-
-fn join(name: &str, controller: &str, kind: &Interface, p: &mut Profile, seen: &Observation) {
+fn join(name: &str, controller: &Interface, p: &mut Profile, seen: &Observation) {
+    let id = controller.id();
+    let uuid = match Stock::of(&id, seen).base {
+        Some(base) => base.uuid().to_owned(),
+        None => new_uuid(&id, controller.kind.nm_type(), seen),
+    };
     // profiles may name their controller by uuid; that is the same thing
-    let by_uuid = Stock::of(controller, seen)
-        .base
-        .is_some_and(|b| p.str("connection", "master") == Some(b.uuid()));
-    if !by_uuid {
-        p.put("connection", "master", controller);
+    if p.str("connection", "master") != Some(uuid.as_str()) {
+        let by_name = id.space == Space::Kernel;
+        p.put("connection", "master", if by_name { id.name } else { uuid });
     }
-    p.put("connection", "slave-type", kind.kind.port_type());
+    p.put("connection", "slave-type", controller.kind.port_type());
     for key in ["controller", "port-type"] {
         p.remove("connection", key);
     }
-    kind.kind.port_to_profile(name, p);
+    for setting in AnyKind::port_settings().filter(|s| *s != controller.kind.port_setting()) {
+        p.remove_setting(setting);
+    }
+    controller.kind.port_to_profile(name, p);
 }
 
 fn leave(p: &mut Profile) {
     for key in ["master", "slave-type", "controller", "port-type"] {
         p.remove("connection", key);
     }
-    p.remove_setting("bridge-port");
+    AnyKind::port_settings().for_each(|setting| p.remove_setting(setting));
 }
 
 fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool, p: &mut Profile) {

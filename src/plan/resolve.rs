@@ -16,7 +16,7 @@ pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkStat
         }
         let label = format!("interfaces[{}]", wish.base.name);
         let found = interface(wish, seen).map_err(|e| e.under(&label))?;
-        if resolved.interface(found.name()).is_some() {
+        if resolved.interfaces.iter().any(|i| i.id() == found.id()) {
             return Err(Invalid::new(
                 label,
                 format!("another entry already names interface {}", found.name()),
@@ -63,8 +63,11 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
             found.base.name.clone_from(&link.name);
         }
     }
-    let current = seen.state.interface(&found.base.name);
+    let current = current_of(&found, seen)?;
     found = typed(found, current)?;
+    let kernel = |name: &mut String| *name = kernel_name(name, seen).to_owned();
+    found.kind.rename(&mut { kernel });
+    found.base.controller.iter_mut().for_each(kernel);
     if let Some(why) = scalar::bad_interface_name(&found.base.name) {
         return Err(Invalid::new("name", why));
     }
@@ -100,6 +103,26 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
         *mac = scalar::mac(mac).unwrap_or_default();
     }
     Ok(found)
+}
+
+/// What the wish is about as it is now. A name without a type must mean one interface.
+fn current_of<'a>(wish: &Interface, seen: &'a Observation) -> Result<Option<&'a Interface>, Invalid> {
+    if !matches!(wish.kind.type_name(), "" | "unknown") {
+        return Ok(seen.interface(&wish.id()));
+    }
+    let mut named = seen.state.interfaces.iter().filter(|i| i.name() == wish.name());
+    match (named.next(), named.next()) {
+        (Some(one), Some(other)) => Err(Invalid::new(
+            "type",
+            format!(
+                "{} is the name of an {} and of an {}; say which",
+                wish.name(),
+                one.kind.type_name(),
+                other.kind.type_name()
+            ),
+        )),
+        (found, _) => Ok(found),
+    }
 }
 
 /// Gives a type left out that of the interface there is; reads `ethernet` as veth where a veth stands.

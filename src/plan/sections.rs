@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::error::Invalid;
-use crate::facts::GlobalDns;
-use crate::host::Observation;
+use crate::host::{Effect, Observation};
+use crate::scalar::Id;
 use crate::state::NetworkState;
 use crate::state::dns::{self, Dns};
 use crate::state::route::{self, Route};
@@ -19,9 +19,9 @@ use super::topology::Graph;
 #[derive(Debug, Default)]
 pub struct Sections {
     /// By interface.
-    pub extra: BTreeMap<String, Extra>,
-    /// Some: set it to this (None inside clears it).
-    pub global_dns: Option<Option<GlobalDns>>,
+    pub extra: BTreeMap<Id, Extra>,
+    /// What belongs to no profile.
+    pub effects: Vec<Effect>,
     /// Lines of the plan about what follows without having been asked for.
     pub lines: Vec<String>,
 }
@@ -37,7 +37,7 @@ pub fn spread(resolved: &NetworkState, graph: &Graph, seen: &Observation) -> Res
 
 /// Routes that an interface's profile holds; without a profile, those that the kernel has from elsewhere.
 fn kept_routes(name: &str, seen: &Observation) -> Vec<Route> {
-    let Some(base) = Stock::of(name, seen).base else {
+    let Some(base) = Stock::of(&Id::kernel(name), seen).base else {
         let config = seen.state.routes.iter().flat_map(|r| r.config.iter().flatten());
         return config
             .filter(|r| r.next_hop_interface.as_deref() == Some(name))
@@ -78,15 +78,15 @@ fn routes(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut 
     if wishes.iter().any(|w| w.is_absent()) {
         names.extend(seen.facts.links.iter().map(|l| l.name.clone()));
     }
-    for (name, touched) in graph.iter().filter(|(_, t)| t.wish.is_up()) {
+    for (id, touched) in graph.iter().filter(|(_, t)| t.wish.is_up()) {
         // new addresses may strand routes; an interface that gets its first profile takes the kernel's routes along
         let addressed = [&touched.wish.ipv4, &touched.wish.ipv6]
             .into_iter()
             .flatten()
             .any(|ip| ip.address.is_some());
-        let first = touched.named && Stock::of(name, seen).base.is_none();
-        if (addressed || first) && seen.facts.link(name).is_some() {
-            names.insert(name.clone());
+        let first = touched.named && Stock::of(id, seen).base.is_none();
+        if (addressed || first) && *id == Id::kernel(&id.name) && seen.facts.link(&id.name).is_some() {
+            names.insert(id.name.clone());
         }
     }
     for name in names {
@@ -108,9 +108,10 @@ fn routes(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut 
                 after.push(wish);
             }
         }
-        let adopted = Stock::of(&name, seen).base.is_none() && !before.is_empty();
+        let id = Id::kernel(name);
+        let adopted = Stock::of(&id, seen).base.is_none() && !before.is_empty();
         if after != before || adopted {
-            out.extra.entry(name).or_default().routes = Some(after);
+            out.extra.entry(id).or_default().routes = Some(after);
         }
     }
     Ok(())
@@ -120,13 +121,17 @@ fn routes(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut 
 /// NetworkManager would keep it, as a gateway on the link that nobody answers for.
 fn stranded(route: &Route, name: &str, graph: &Graph, seen: &Observation) -> Option<String> {
     let gateway = route.gateway()?;
-    let wish = graph.get(name)?.wish.ip(gateway.is_ipv6()).filter(|ip| !ip.is_auto())?;
+    let wish = graph
+        .get(&Id::kernel(name))?
+        .wish
+        .ip(gateway.is_ipv6())
+        .filter(|ip| !ip.is_auto())?;
     let within = |ip: &crate::state::part::ip::Ip| {
         let near =
             |a: &crate::state::part::ip::Addr| IpNet::new(a.ip, a.prefix_length).is_ok_and(|n| n.contains(&gateway));
         ip.address.iter().flatten().any(near)
     };
-    let current = seen.state.interface(name)?.ip(gateway.is_ipv6())?;
+    let current = seen.link(name)?.ip(gateway.is_ipv6())?;
     let to = route.destination.as_deref().unwrap_or_default();
     let lost = wish.address.is_some() && within(current) && !within(wish);
     lost.then(|| format!("routes: {to} via {gateway} dev {name} → gone with the address that reached its gateway"))
@@ -140,8 +145,8 @@ fn reachable(wish: &Route, index: usize, graph: &Graph, seen: &Observation) -> R
             reason,
         ))
     };
-    let touched = graph.get(name).filter(|t| t.named);
-    let current = seen.state.interface(name);
+    let touched = graph.get(&Id::kernel(name)).filter(|t| t.named);
+    let current = seen.link(name);
     if touched.is_none() && current.is_none() {
         return fault(format!(
             "interface '{name}' does not exist on the node and is not in this document"
@@ -174,7 +179,7 @@ fn rules(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut S
     }
     let mut held: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
     for link in &seen.facts.links {
-        if let Some(base) = Stock::of(&link.name, seen).base {
+        if let Some(base) = Stock::of(&Id::kernel(&link.name), seen).base {
             let rules = ["ipv4", "ipv6"]
                 .iter()
                 .flat_map(|s| base.profile.dicts(s, "routing-rules"))
@@ -210,7 +215,7 @@ fn rules(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut S
     }
     for (name, rules) in held {
         if before.get(&name) != Some(&rules) {
-            out.extra.entry(name).or_default().rules = Some(rules);
+            out.extra.entry(Id::kernel(name)).or_default().rules = Some(rules);
         }
     }
     Ok(())
@@ -233,7 +238,7 @@ fn rule_keeper(wish: &Rule, resolved: &NetworkState, graph: &Graph, seen: &Obser
         graph
             .iter()
             .filter(|(_, t)| t.named)
-            .map(|(n, _)| n.clone())
+            .map(|(id, _)| id.name.clone())
             .find(|n| enabled(n))
     };
     let any = || seen.facts.links.iter().map(|l| l.name.clone()).find(|n| enabled(n));
@@ -242,17 +247,17 @@ fn rule_keeper(wish: &Rule, resolved: &NetworkState, graph: &Graph, seen: &Obser
 
 /// The family will be on, and the interface has or gets a profile.
 fn family_on(name: &str, ipv6: bool, graph: &Graph, seen: &Observation) -> bool {
-    let touched = graph.get(name);
+    let id = Id::kernel(name);
+    let touched = graph.get(&id);
     if touched.is_some_and(|t| !t.wish.is_up()) {
         return false;
     }
     let asked = touched.and_then(|t| t.wish.ip(ipv6)).and_then(|ip| ip.enabled);
     let now = seen
-        .state
-        .interface(name)
+        .interface(&id)
         .and_then(|i| i.ip(ipv6))
         .is_some_and(|ip| ip.is_enabled());
-    let profile = touched.is_some_and(|t| t.named) || Stock::of(name, seen).base.is_some();
+    let profile = touched.is_some_and(|t| t.named) || Stock::of(&id, seen).base.is_some();
     asked.unwrap_or(now) && profile
 }
 
@@ -292,31 +297,36 @@ fn dns(resolved: &NetworkState, graph: &Graph, seen: &Observation, out: &mut Sec
     let has_global = seen.facts.dns.global.is_some();
     if keeper.is_some() || wanted.is_purge() {
         for link in &seen.facts.links {
-            let held = Stock::of(&link.name, seen)
+            let held = Stock::of(&Id::kernel(&link.name), seen)
                 .base
                 .map(dns::of_profile)
                 .unwrap_or_default();
             if !held.is_purge() && Some(&link.name) != keeper.as_ref() {
-                out.extra.entry(link.name.clone()).or_default().dns = Some(Dns::default());
+                out.extra.entry(Id::kernel(&link.name)).or_default().dns = Some(Dns::default());
             }
         }
     }
     match keeper {
         Some(name) => {
-            out.extra.entry(name).or_default().dns = Some(wanted);
-            out.global_dns = has_global.then_some(None);
+            out.extra.entry(Id::kernel(name)).or_default().dns = Some(wanted);
+            out.effects.extend(has_global.then_some(Effect::GlobalDns(None)));
         }
-        None if wanted.is_purge() => out.global_dns = has_global.then_some(None),
-        None => out.global_dns = Some(Some(wanted.to_global())),
+        None if wanted.is_purge() => out.effects.extend(has_global.then_some(Effect::GlobalDns(None))),
+        None => out.effects.push(Effect::GlobalDns(Some(wanted.to_global()))),
     }
     Ok(())
 }
 
 fn dns_keeper(graph: &Graph, seen: &Observation) -> Option<String> {
-    let names: Vec<&String> = seen.facts.links.iter().map(|l| &l.name).chain(graph.keys()).collect();
+    let names: Vec<&String> = seen
+        .facts
+        .links
+        .iter()
+        .map(|l| &l.name)
+        .chain(graph.keys().map(|id| &id.name))
+        .collect();
     let auto = |n: &str| {
-        seen.state
-            .interface(n)
+        seen.link(n)
             .is_some_and(|i| [false, true].iter().any(|v6| i.ip(*v6).is_some_and(|ip| ip.is_auto())))
     };
     let on = |n: &str| n != "lo" && (family_on(n, false, graph, seen) || family_on(n, true, graph, seen));

@@ -4,11 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::host::Observation;
+use crate::scalar::Id;
 use crate::state::NetworkState;
-use crate::state::iface::{AnyKind, Interface, State};
+use crate::state::iface::{Companion, Interface, State};
 use crate::state::part::ip::Ip;
 
 use super::resolve::kernel_name;
+
+/// Whose port an interface is after the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// Whosever it is.
+    #[default]
+    Keeps,
+    /// Nobody's.
+    Leaves,
+    /// This one's.
+    Joins(Id),
+}
 
 /// An interface that the plan touches.
 #[derive(Debug, Clone)]
@@ -17,48 +30,53 @@ pub struct Touched {
     pub wish: Interface,
     /// Named by the user.
     pub named: bool,
-    /// Its controller after the plan; None leaves it.
-    pub controller: Option<String>,
+    /// Its controller after the plan.
+    pub member: Membership,
     /// Why it is touched, where it was not named.
     pub because: String,
 }
 
-/// Every touched interface by name.
-pub type Graph = BTreeMap<String, Touched>;
+impl Touched {
+    fn implied(wish: Interface, because: String) -> Self {
+        Touched {
+            wish,
+            named: false,
+            member: Membership::Keeps,
+            because,
+        }
+    }
+}
 
-/// Spreads the wish over ports, peers and members of what goes away.
+/// Every touched interface.
+pub type Graph = BTreeMap<Id, Touched>;
+
+/// Spreads the wish over ports, peers, children and members of what goes away.
 pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Invalid> {
     let mut graph: Graph = BTreeMap::new();
     for wish in &resolved.interfaces {
         let entry = Touched {
             wish: wish.clone(),
             named: true,
-            controller: None,
+            member: Membership::Keeps,
             because: String::new(),
         };
-        graph.insert(wish.name().to_owned(), entry);
+        graph.insert(wish.id(), entry);
     }
     claim_ports(&mut graph, resolved, seen)?;
     join_controllers(&mut graph, resolved, seen)?;
     free_ports(&mut graph, resolved, seen);
     pair_veths(&mut graph, resolved, seen);
+    orphans(&mut graph, seen)?;
     no_ip_on_ports(&mut graph, seen)?;
     depth_check(&graph, seen)?;
     Ok(graph)
 }
 
-fn implied(graph: &mut Graph, name: &str, seen: &Observation, because: String) {
-    let kind = seen
-        .state
-        .interface(name)
-        .map_or("ethernet", |i| i.kind.type_name())
-        .to_owned();
-    graph.entry(name.to_owned()).or_insert_with(|| Touched {
-        wish: Interface::bare(name, &kind),
-        named: false,
-        controller: None,
-        because,
-    });
+fn implied<'a>(graph: &'a mut Graph, id: &Id, seen: &Observation, because: String) -> &'a mut Touched {
+    graph.entry(id.clone()).or_insert_with(|| {
+        let kind = seen.interface(id).map_or("ethernet", |i| i.kind.type_name());
+        Touched::implied(Interface::bare(&id.name, kind), because)
+    })
 }
 
 /// Ports that a controller lists.
@@ -67,61 +85,81 @@ fn claim_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -
     for controller in resolved.interfaces.iter().filter(|i| i.is_up()) {
         let mut mine = vec![];
         for (i, listed) in controller.kind.ports().unwrap_or_default().into_iter().enumerate() {
-            let at = format!("interfaces[{}].bridge.port[{i}]", controller.name());
+            let at = format!(
+                "interfaces[{}].{}[{i}]",
+                controller.name(),
+                controller.kind.ports_path()
+            );
             let port = kernel_name(&listed, seen).to_owned();
-            let exists = seen.facts.link(&port).is_some();
-            match graph.get(&port) {
-                None if !exists => {
-                    return Err(Invalid::new(
-                        at,
-                        format!("port '{listed}' does not exist on the node and is not in this document"),
-                    ));
-                }
-                Some(t) if t.wish.is_absent() => {
-                    return Err(Invalid::new(
-                        at,
-                        format!("port '{listed}' is made absent by the same document"),
-                    ));
-                }
-                Some(t)
-                    if t.wish
-                        .base
-                        .controller
-                        .as_deref()
-                        .is_some_and(|c| c != controller.name()) =>
-                {
-                    let other = t.wish.base.controller.clone().unwrap_or_default();
-                    let reason = if other.is_empty() {
-                        format!("interfaces[{port}].controller detaches it")
-                    } else {
-                        format!("interfaces[{port}].controller names {other}")
-                    };
-                    return Err(Invalid::new(
-                        at,
-                        format!("port '{listed}' is listed here, but {reason}"),
-                    ));
-                }
-                _ => {}
-            }
-            if port == controller.name() {
-                return Err(Invalid::new(at, "an interface cannot be its own port"));
-            }
+            claimable(controller, &listed, &port, graph, seen).map_err(|why| Invalid::new(&at, why))?;
             if let Some(other) = claimed.insert(port.clone(), controller.name().to_owned()) {
                 return Err(Invalid::new(
                     at,
                     format!("port '{listed}' is also listed by interfaces[{other}]"),
                 ));
             }
-            implied(graph, &port, seen, format!("port of {}", controller.name()));
-            mine.push(port);
-        }
-        for port in mine {
-            if let Some(t) = graph.get_mut(&port) {
-                t.controller = Some(controller.name().to_owned());
+            let id = Id::kernel(port);
+            if graph.contains_key(&id) || seen.interface(&id).is_some() {
+                implied(graph, &id, seen, format!("port of {}", controller.name()));
+            } else if let Some(made) = controller.kind.makes_port(&id.name) {
+                let because = format!("port of {}", controller.name());
+                graph.insert(id.clone(), Touched::implied(made, because));
             }
+            mine.push(id);
         }
+        attach(graph, controller, mine);
     }
     Ok(())
+}
+
+/// Why a listed port cannot be claimed.
+fn claimable(
+    controller: &Interface,
+    listed: &str,
+    port: &str,
+    graph: &Graph,
+    seen: &Observation,
+) -> Result<(), String> {
+    let id = Id::kernel(port);
+    match graph.get(&id) {
+        None if seen.facts.link(port).is_none() && controller.kind.makes_port(port).is_none() => Err(format!(
+            "port '{listed}' does not exist on the node and is not in this document"
+        )),
+        Some(t) if t.wish.is_absent() => Err(format!("port '{listed}' is made absent by the same document")),
+        Some(t) => match t.wish.base.controller.as_deref() {
+            Some("") => Err(format!(
+                "port '{listed}' is listed here, but interfaces[{port}].controller detaches it"
+            )),
+            Some(other) if other != controller.name() => Err(format!(
+                "port '{listed}' is listed here, but interfaces[{port}].controller names {other}"
+            )),
+            _ if id == controller.id() => Err("an interface cannot be its own port".to_owned()),
+            _ => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+/// Makes ports members of their controller, or of the companions between.
+fn attach(graph: &mut Graph, controller: &Interface, ports: Vec<Id>) {
+    let join = |graph: &mut Graph, port: &Id, to: &Id| {
+        if let Some(t) = graph.get_mut(port) {
+            t.member = Membership::Joins(to.clone());
+        }
+    };
+    let Some(companions) = controller.kind.companions() else {
+        ports.iter().for_each(|port| join(graph, port, &controller.id()));
+        return;
+    };
+    for Companion { interface, ports } in companions {
+        let id = interface.id();
+        let between = Touched {
+            member: Membership::Joins(controller.id()),
+            ..Touched::implied(interface, format!("port of {}", controller.name()))
+        };
+        graph.insert(id.clone(), between);
+        ports.iter().for_each(|port| join(graph, &Id::kernel(port), &id));
+    }
 }
 
 /// Interfaces that name their controller.
@@ -130,157 +168,205 @@ fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observati
         let Some(wanted) = port.base.controller.clone() else {
             continue;
         };
-        let at = format!("interfaces[{}].controller", port.name());
+        let fault = |why: String| Invalid::new(format!("interfaces[{}].controller", port.name()), why);
         if wanted.is_empty() {
-            if let Some(t) = graph.get_mut(port.name()) {
-                t.controller = Some(String::new());
+            if let Some(t) = graph.get_mut(&port.id()) {
+                t.member = Membership::Leaves;
             }
             continue;
         }
         let name = kernel_name(&wanted, seen).to_owned();
-        let kind = graph
-            .get(&name)
-            .map(|t| &t.wish.kind)
-            .or_else(|| seen.state.interface(&name).map(|i| &i.kind));
-        match kind {
-            None => {
-                return Err(Invalid::new(
-                    at,
-                    format!("controller '{wanted}' does not exist on the node and is not in this document"),
-                ));
-            }
-            Some(kind) if !kind.is_controller() => {
-                return Err(Invalid::new(
-                    at,
-                    format!("'{wanted}' is of type {} and takes no ports", kind.type_name()),
-                ));
-            }
-            Some(_) => {}
+        let named = graph
+            .values()
+            .find(|t| t.wish.name() == name && t.wish.kind.is_controller());
+        let Some(controller) = named.map(|t| &t.wish).or_else(|| seen.controller(&name)) else {
+            return Err(fault(
+                match seen.link(&name).or(graph.get(&Id::kernel(&name)).map(|t| &t.wish)) {
+                    Some(other) => format!("'{wanted}' is of type {} and takes no ports", other.kind.type_name()),
+                    None => format!("controller '{wanted}' does not exist on the node and is not in this document"),
+                },
+            ));
+        };
+        if controller.is_absent() {
+            return Err(fault(format!(
+                "controller '{wanted}' is made absent by the same document"
+            )));
         }
-        if let Some(t) = graph.get(&name) {
-            if t.wish.is_absent() {
-                return Err(Invalid::new(
-                    at,
-                    format!("controller '{wanted}' is made absent by the same document"),
-                ));
-            }
-            if t.wish
-                .kind
-                .ports()
-                .is_some_and(|p| !p.iter().any(|p| kernel_name(p, seen) == port.name()))
-            {
-                return Err(Invalid::new(
-                    at,
-                    format!("interfaces[{name}] lists its ports without {}", port.name()),
-                ));
-            }
+        let listed = named.and_then(|t| t.wish.kind.ports());
+        if listed.is_some_and(|p| !p.iter().any(|p| kernel_name(p, seen) == port.name())) {
+            return Err(fault(format!(
+                "interfaces[{name}] lists its ports without {}",
+                port.name()
+            )));
         }
-        if let Some(t) = graph.get_mut(port.name()) {
-            t.controller = Some(name);
-        }
+        join_one(graph, port, controller.clone(), seen);
     }
     Ok(())
+}
+
+/// `controller` on a port edits the list of the controller's ports by one.
+fn join_one(graph: &mut Graph, port: &Interface, mut controller: Interface, seen: &Observation) {
+    let already = controller
+        .kind
+        .ports()
+        .unwrap_or_default()
+        .iter()
+        .any(|p| p == port.name());
+    if controller.kind.companions().is_none() {
+        if let Some(t) = graph.get_mut(&port.id()) {
+            t.member = Membership::Joins(controller.id());
+        }
+        return;
+    }
+    if !already {
+        let mut names = seen
+            .controller(controller.name())
+            .and_then(|c| c.kind.ports())
+            .unwrap_or_default();
+        names.push(port.name().to_owned());
+        controller.kind.set_ports(&names);
+    }
+    for companion in controller.kind.companions().unwrap_or_default() {
+        if companion.ports.iter().any(|p| p == port.name()) {
+            let only = Companion {
+                ports: vec![port.name().to_owned()],
+                ..companion
+            };
+            let id = only.interface.id();
+            let between = Touched {
+                member: Membership::Joins(controller.id()),
+                ..Touched::implied(only.interface, format!("port of {}", controller.name()))
+            };
+            graph.entry(id.clone()).or_insert(between);
+            if let Some(t) = graph.get_mut(&port.id()) {
+                t.member = Membership::Joins(id);
+            }
+        }
+    }
 }
 
 /// Ports that lose their controller: not listed any more, or the controller goes.
 fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
     for wish in &resolved.interfaces {
-        let Some(current) = seen.state.interface(wish.name()) else {
+        let Some(current) = seen.interface(&wish.id()) else {
             continue;
         };
-        let listed: Option<BTreeSet<String>> = wish
-            .kind
-            .ports()
-            .map(|p| p.iter().map(|p| kernel_name(p, seen).to_owned()).collect());
-        let gone = wish.is_absent();
-        if !gone && listed.is_none() {
+        let listed = wish.kind.ports();
+        if !wish.is_absent() && listed.is_none() {
             continue;
         }
-        let listed = listed.unwrap_or_default();
+        let listed: BTreeSet<String> = listed
+            .unwrap_or_default()
+            .iter()
+            .map(|p| kernel_name(p, seen).to_owned())
+            .collect();
         for port in current.kind.ports().unwrap_or_default() {
+            let id = Id::kernel(&port);
             // a tap that a hypervisor put there is its own business
             let others = seen.facts.device(&port).is_none_or(|d| d.external() || d.state <= 10);
+            let settled = |t: &Touched| t.member != Membership::Keeps || t.wish.is_absent();
             if listed.contains(&port)
-                || graph
-                    .get(&port)
-                    .is_some_and(|t| t.controller.is_some() || t.wish.is_absent())
-                || (others && !keeps_no_extra(wish))
+                || graph.get(&id).is_some_and(settled)
+                || (others && !wish.kind.wants_no_extra_ports())
             {
                 continue;
             }
-            implied(graph, &port, seen, format!("no longer a port of {}", wish.name()));
-            if let Some(t) = graph.get_mut(&port) {
-                t.controller = Some(String::new());
+            let dies = seen.link(&port).is_some_and(|p| p.kind.needs_controller());
+            let touched = implied(graph, &id, seen, format!("no longer a port of {}", wish.name()));
+            match dies && !touched.named {
+                true => touched.wish.base.state = Some(State::Absent),
+                false => touched.member = Membership::Leaves,
+            }
+        }
+        for companion in current.kind.companions().unwrap_or_default() {
+            let gone = format!("no longer a port of {}", wish.name());
+            let touched = implied(graph, &companion.interface.id(), seen, gone);
+            if touched.member == Membership::Keeps {
+                touched.wish.base.state = Some(State::Absent);
             }
         }
     }
-}
-
-fn keeps_no_extra(wish: &Interface) -> bool {
-    matches!(
-        wish.tree().get("bridge").and_then(|b| b.get("allow-extra-ports")),
-        Some(serde_json::Value::Bool(false))
-    )
 }
 
 /// A veth's other end is made with it and goes with it.
 fn pair_veths(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
     for wish in &resolved.interfaces {
-        let current = seen.state.interface(wish.name());
+        let current = seen.interface(&wish.id());
+        let because = format!("other end of {}", wish.name());
         if wish.is_absent() {
             let peer = current.and_then(|c| c.kind.peer().map(str::to_owned));
             let managed = |p: &String| seen.facts.device(p).is_some_and(|d| d.state > 10);
             if let Some(peer) = peer.filter(managed) {
-                implied(graph, &peer, seen, format!("other end of {}", wish.name()));
-                if let Some(t) = graph.get_mut(&peer).filter(|t| !t.named) {
-                    t.wish.base.state = Some(State::Absent);
+                let touched = implied(graph, &Id::kernel(peer), seen, because);
+                if !touched.named {
+                    touched.wish.base.state = Some(State::Absent);
                 }
             }
-        } else if let Some(peer) = wish.kind.peer().filter(|p| seen.facts.link(p).is_none()) {
-            let peer = peer.to_owned();
-            let mut other = Interface::bare(&peer, wish.kind.type_name());
-            other.base.state = Some(State::Up);
-            if let AnyKind::Veth(veth) = &mut other.kind {
-                veth.veth = Some(crate::state::iface::veth::Section {
-                    peer: wish.name().to_owned(),
-                });
-            }
-            graph.entry(peer).or_insert_with(|| Touched {
-                wish: other,
-                named: false,
-                controller: None,
-                because: format!("other end of {}", wish.name()),
-            });
+        } else if let Some(other) = wish
+            .kind
+            .other_end(wish.name())
+            .filter(|o| seen.facts.link(o.name()).is_none())
+        {
+            graph
+                .entry(other.id())
+                .or_insert_with(|| Touched::implied(other, because));
         }
     }
 }
 
-fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
-    let kinds: BTreeMap<String, bool> = graph
-        .iter()
-        .map(|(n, t)| (n.clone(), t.wish.kind.ports_carry_ip()))
-        .collect();
-    for (name, touched) in graph.iter_mut() {
-        let controller = match &touched.controller {
-            Some(c) => c.clone(),
-            None => seen
-                .state
-                .interface(name)
-                .and_then(|i| i.base.controller.clone())
-                .unwrap_or_default(),
+/// What stands on something virtual goes with it, level by level.
+fn orphans(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
+    loop {
+        let goes = |name: &str| {
+            let touched = graph.get(&Id::kernel(name)).filter(|t| t.wish.is_absent());
+            touched.is_some() && seen.link(name).is_some_and(|i| i.kind.is_virtual())
         };
-        let carries = kinds.get(&controller).copied();
-        let carries = carries
-            .or_else(|| seen.state.interface(&controller).map(|c| c.kind.ports_carry_ip()))
-            .unwrap_or(true);
-        if controller.is_empty() || carries || touched.wish.is_absent() {
-            continue;
+        let stands = |i: &&Interface| i.kind.is_virtual() && i.kind.parents().iter().any(|p| goes(p));
+        let left = |i: &&Interface| graph.get(&i.id()).is_none_or(|t| !t.wish.is_absent());
+        let moved = |i: &&Interface| {
+            let parents = graph.get(&i.id()).map(|t| t.wish.kind.parents()).unwrap_or_default();
+            !parents.is_empty() && !parents.iter().any(|p| goes(p))
+        };
+        let found = seen.state.interfaces.iter().find(|i| stands(i) && left(i) && !moved(i));
+        let Some(child) = found else { return Ok(()) };
+        let parent = child.kind.parents().into_iter().find(|p| goes(p)).unwrap_or_default();
+        if graph.get(&child.id()).is_some_and(|t| t.named && t.wish.is_up()) {
+            return Err(Invalid::new(
+                format!("interfaces[{}]", child.name()),
+                format!("it stands on {parent}, which the same document makes absent"),
+            ));
         }
-        for (section, ip) in [("ipv4", &mut touched.wish.ipv4), ("ipv6", &mut touched.wish.ipv6)] {
+        let touched = implied(graph, &child.id(), seen, format!("stands on {parent}"));
+        touched.wish.base.state = Some(State::Absent);
+    }
+}
+
+fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
+    let carries: BTreeMap<Id, bool> = graph
+        .iter()
+        .map(|(id, t)| (id.clone(), t.wish.kind.ports_carry_ip()))
+        .collect();
+    let ids: Vec<Id> = graph.keys().cloned().collect();
+    for id in ids {
+        let Some(controller) = controller_after(&id, graph, seen) else {
+            continue;
+        };
+        let now = || seen.interface(&controller).map(|c| c.kind.ports_carry_ip());
+        let may = carries.get(&controller).copied().or_else(now).unwrap_or(true);
+        let Some(touched) = graph
+            .get(&id)
+            .filter(|t| !may && !t.wish.is_absent() && !t.wish.kind.needs_controller())
+        else {
+            continue;
+        };
+        for (section, ip) in [("ipv4", &touched.wish.ipv4), ("ipv6", &touched.wish.ipv6)] {
             if ip.as_ref().is_some_and(Ip::is_enabled) {
                 return Err(Invalid::new(
-                    format!("interfaces[{name}].{section}.enabled"),
-                    format!("{name} is a port of {controller} and cannot carry IP addresses"),
+                    format!("interfaces[{}].{section}.enabled", id.name),
+                    format!(
+                        "{} is a port of {} and cannot carry IP addresses",
+                        id.name, controller.name
+                    ),
                 ));
             }
         }
@@ -288,40 +374,67 @@ fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> 
     Ok(())
 }
 
-/// How many must be up before this one: controllers 0, their ports 1, …
-pub fn depth(name: &str, graph: &Graph, seen: &Observation) -> usize {
-    let mut depth = 0;
-    let mut at = name.to_owned();
-    while let Some(next) = above(&at, graph, seen) {
-        depth += 1;
-        at = next;
-        if depth > 16 {
-            break;
-        }
+/// Whose port an interface is now.
+pub fn controller_now(id: &Id, seen: &Observation) -> Option<Id> {
+    if let Some(above) = seen.behind(id) {
+        return Some(above.clone());
     }
-    depth
+    let name = seen
+        .interface(id)?
+        .base
+        .controller
+        .as_deref()
+        .filter(|c| !c.is_empty())?;
+    Some(seen.controller(name).map_or_else(|| Id::kernel(name), Interface::id))
 }
 
-fn above(name: &str, graph: &Graph, seen: &Observation) -> Option<String> {
-    let touched = graph.get(name);
-    let current = seen.state.interface(name);
-    let controller = match touched.and_then(|t| t.controller.clone()) {
-        Some(c) => Some(c).filter(|c| !c.is_empty()),
-        None => current.and_then(|c| c.base.controller.clone()),
+/// Whose port an interface is after the plan.
+pub fn controller_after(id: &Id, graph: &Graph, seen: &Observation) -> Option<Id> {
+    match graph.get(id).map(|t| &t.member) {
+        Some(Membership::Joins(to)) => Some(to.clone()),
+        Some(Membership::Leaves) => None,
+        Some(Membership::Keeps) | None => controller_now(id, seen),
+    }
+}
+
+/// How many must be up before this one: controllers 0, their ports 1, …
+pub fn depth(id: &Id, graph: &Graph, seen: &Observation) -> usize {
+    depth_below(id, graph, seen, 0)
+}
+
+/// Circles end here; no kernel stacks that deep (`MAX_NEST_DEV` is 8).
+const DEEPEST: usize = 16;
+
+fn depth_below(id: &Id, graph: &Graph, seen: &Observation, level: usize) -> usize {
+    if level > DEEPEST {
+        return DEEPEST + 1;
+    }
+    let mut deepest = 0;
+    for next in stands_after(id, graph, seen) {
+        deepest = deepest.max(1 + depth_below(&next, graph, seen, level + 1));
+        if deepest > DEEPEST {
+            break; // a circle: every way round it is as long
+        }
+    }
+    deepest
+}
+
+/// The controller and the parents of an interface, as they will be.
+fn stands_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<Id> {
+    let wish = graph.get(id).map(|t| t.wish.kind.parents()).unwrap_or_default();
+    let parents = match wish.is_empty() {
+        true => seen.interface(id).map(|c| c.kind.parents()).unwrap_or_default(),
+        false => wish,
     };
-    let parent = || {
-        touched
-            .map(|t| &t.wish.kind)
-            .or(current.map(|c| &c.kind))
-            .and_then(|k| k.parent().map(str::to_owned))
-    };
-    controller.or_else(parent)
+    let mut above: Vec<Id> = parents.into_iter().map(Id::kernel).collect();
+    above.extend(controller_after(id, graph, seen));
+    above
 }
 
 fn depth_check(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
-    match graph.keys().find(|name| depth(name, graph, seen) > 16) {
-        Some(name) => Err(Invalid::new(
-            format!("interfaces[{name}]"),
+    match graph.keys().find(|id| depth(id, graph, seen) > DEEPEST) {
+        Some(id) => Err(Invalid::new(
+            format!("interfaces[{}]", id.name),
             "controllers and parents form a circle",
         )),
         None => Ok(()),

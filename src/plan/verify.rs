@@ -42,7 +42,7 @@ fn difference(path: impl Into<String>, current: impl Into<String>, desired: impl
 pub fn verify(expect: &NetworkState, seen: &Observation) -> Vec<Difference> {
     let mut out = vec![];
     for wish in &expect.interfaces {
-        interface(wish, seen.state.interface(wish.name()), &mut out);
+        interface(wish, seen.interface(&wish.id()), &mut out);
     }
     routes(expect, seen, &mut out);
     rules(expect, seen, &mut out);

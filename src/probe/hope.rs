@@ -112,7 +112,7 @@ fn settled(facts: &Facts, touched: &[String], ipv6: bool) -> bool {
             .links
             .iter()
             .filter(|l| l.name == *name || (l.controller.is_some() && l.controller == link.map(|c| c.index)))
-            .flat_map(|l| &l.bridge_port)
+            .flat_map(|l| l.bridge_port())
             .any(|p| {
                 matches!(
                     p,
@@ -126,6 +126,7 @@ fn settled(facts: &Facts, touched: &[String], ipv6: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_route::link::InfoPortData;
     use crate::facts::{Device, Link};
     use std::time::Duration;
 
@@ -205,7 +206,9 @@ mod tests {
     #[test]
     fn stp_on_its_way_is_hope() {
         let mut facts = node(100, &[]);
-        facts.links[0].bridge_port = vec![InfoBridgePort::State(BridgePortState::Learning)];
+        facts.links[0].port_data = Some(InfoPortData::BridgePort(vec![InfoBridgePort::State(
+            BridgePortState::Learning,
+        )]));
         assert_eq!(ask(ProbeKind::Gateway, &facts), None);
     }
 }

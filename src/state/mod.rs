@@ -129,7 +129,8 @@ impl NetworkState {
     /// Renders what the edges saw.
     pub fn from_facts(facts: &Facts) -> Self {
         let mut interfaces: Vec<Interface> = facts.links.iter().map(|l| interface_from_facts(l, facts)).collect();
-        interfaces.sort_by(|a, b| a.base.name.cmp(&b.base.name));
+        interfaces.extend(AnyKind::beyond_links(facts));
+        interfaces.sort_by_key(Interface::id);
         let hostname = Hostname {
             running: facts.hostname.running.clone(),
             config: facts.hostname.config.clone(),
@@ -144,12 +145,11 @@ impl NetworkState {
         }
     }
 
-    /// Replaces secrets by a placeholder. No type of this document holds one yet besides those of later sections.
-    pub fn hide_secrets(&mut self) {}
-
-    /// The interface of that name.
-    pub fn interface(&self, name: &str) -> Option<&Interface> {
-        self.interfaces.iter().find(|i| i.base.name == name)
+    /// Replaces secrets by a placeholder.
+    pub fn hide_secrets(&mut self) {
+        for interface in &mut self.interfaces {
+            interface.hide_secrets();
+        }
     }
 
     /// Only one interface with its routes and the rules of their tables.
@@ -245,6 +245,7 @@ fn interface_from_facts(link: &Link, facts: &Facts) -> Interface {
         base,
         ipv4: Some(Ip::from_facts(false, link, facts)),
         ipv6: Some(Ip::from_facts(true, link, facts)),
+        parts: part::Parts::from_facts(link, facts),
         kind,
     }
 }

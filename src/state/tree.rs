@@ -19,6 +19,25 @@ pub fn overlay(base: &mut Value, over: &Value) {
     }
 }
 
+/// Puts `value` in place of whatever stands at `path` (keys with slashes between, as `802.1x` holds a dot), in every element of lists on the way.
+/// True where something stood there.
+pub fn replace(tree: &mut Value, path: &str, value: &Value) -> bool {
+    match tree {
+        Value::Array(list) => list
+            .iter_mut()
+            .fold(false, |any, item| replace(item, path, value) || any),
+        Value::Object(map) => match path.split_once('/') {
+            Some((key, rest)) => map.get_mut(key).is_some_and(|below| replace(below, rest, value)),
+            None => map
+                .get_mut(path)
+                .filter(|v| !v.is_null())
+                .map(|slot| *slot = value.clone())
+                .is_some(),
+        },
+        _ => false,
+    }
+}
+
 /// One place where `got` lacks what `want` asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Missing {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use netlink_packet_route::link::{BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData};
+use netlink_packet_route::link::{
+    BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -351,7 +353,7 @@ impl Port {
             name: link.name.clone(),
             ..Port::default()
         };
-        for item in &link.bridge_port {
+        for item in link.bridge_port() {
             match item {
                 InfoBridgePort::HairpinMode(v) => port.stp_hairpin_mode = Some(*v),
                 InfoBridgePort::Cost(v) => port.stp_path_cost = Some(*v),
@@ -376,6 +378,7 @@ impl Kind for LinuxBridge {
     const VIRTUAL: bool = true;
     const CONTROLLER: bool = true;
     const PORT_TYPE: &'static str = "bridge";
+    const PORT_SETTING: &'static str = "bridge-port";
 
     fn from_facts(link: &Link, facts: &Facts) -> Self {
         let info: &[InfoBridge] = match &link.data {
@@ -437,6 +440,37 @@ impl Kind for LinuxBridge {
     fn ports(&self) -> Option<Vec<String>> {
         let ports = self.bridge.as_ref()?.port.as_ref()?;
         Some(ports.iter().map(|p| p.name.clone()).collect())
+    }
+
+    fn wants_no_extra_ports(&self) -> bool {
+        self.bridge.as_ref().is_some_and(|b| b.allow_extra_ports == Some(false))
+    }
+
+    fn rename(&mut self, f: &mut dyn FnMut(&mut String)) {
+        let ports = self.bridge.iter_mut().flat_map(|b| b.port.iter_mut().flatten());
+        ports.for_each(|port| f(&mut port.name));
+    }
+
+    fn to_link(profile: &Profile, link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {
+        link.data = Some(InfoData::Bridge(kernel_options(profile)));
+    }
+
+    fn port_to_link(profile: &Profile, link: &mut Link) {
+        let number = |key: &str| profile.int("bridge-port", key);
+        let mut data = vec![InfoBridgePort::HairpinMode(
+            profile.bool("bridge-port", "hairpin-mode").unwrap_or(false),
+        )];
+        data.extend(
+            number("path-cost")
+                .and_then(|v| v.try_into().ok())
+                .map(InfoBridgePort::Cost),
+        );
+        data.extend(
+            number("priority")
+                .and_then(|v| v.try_into().ok())
+                .map(InfoBridgePort::Priority),
+        );
+        link.port_data = Some(InfoPortData::BridgePort(data));
     }
 
     fn set_ports(&mut self, names: &[String]) {
@@ -587,4 +621,24 @@ impl Kind for LinuxBridge {
                 .to_owned()
         })
     }
+}
+
+/// The options that a kernel shows of a bridge made from this profile.
+fn kernel_options(profile: &Profile) -> Vec<InfoBridge> {
+    let number = |key: &str, default: u32| {
+        profile
+            .int("bridge", key)
+            .and_then(|v| u32::try_from(v).ok())
+            .unwrap_or(default)
+    };
+    let on = |key: &str, default: bool| profile.bool("bridge", key).unwrap_or(default);
+    vec![
+        InfoBridge::StpState(u32::from(on("stp", true)).into()),
+        InfoBridge::Priority(u16::try_from(number("priority", 32768)).unwrap_or(0)),
+        InfoBridge::ForwardDelay(number("forward-delay", 15) * 100),
+        InfoBridge::HelloTime(number("hello-time", 2) * 100),
+        InfoBridge::MaxAge(number("max-age", 20) * 100),
+        InfoBridge::AgeingTime(number("ageing-time", 300) * 100),
+        InfoBridge::MulticastSnooping(on("multicast-snooping", true)),
+    ]
 }

@@ -16,6 +16,7 @@ impl Kind for Loopback {
     const SECTIONS: &'static [&'static str] = &[];
     const NM_TYPE: &'static str = "loopback";
     const VIRTUAL: bool = false;
+    const LINK_SETTING: &'static str = "loopback";
 
     fn from_facts(_link: &Link, _facts: &Facts) -> Self {
         Loopback {}

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::Profile;
+use crate::scalar::{Id, Space};
 
 mod base;
 pub mod bridge_vlan;
@@ -18,7 +19,8 @@ pub mod veth;
 
 pub use base::{AltName, Base, Identifier, State};
 
-use super::part::ip::Ip;
+use super::part::{Parts, ip::Ip};
+use super::{HIDDEN, tree};
 
 /// What a type knows about itself. All pure; the generic code asks and never matches on the type.
 pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned {
@@ -30,6 +32,12 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     const NM_TYPE: &'static str;
     /// Made by software: goes away when it is absent.
     const VIRTUAL: bool;
+    /// Where its name is unique.
+    const SPACE: Space = Space::Kernel;
+    /// The setting in which NetworkManager keeps its MTU and promiscuity; empty where it has neither.
+    const LINK_SETTING: &'static str = "802-3-ethernet";
+    /// Paths of secrets below the interface: `macsec/mka-cak`. Lists are walked through: `wireguard/peers/preshared-key`.
+    const SECRETS: &'static [&'static str] = &[];
     /// The same for this one; a veth whose peer is out of reach is hardware to us.
     fn is_virtual(&self) -> bool {
         Self::VIRTUAL
@@ -47,6 +55,13 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
 
     /// What the kernel and NetworkManager say.
     fn from_facts(link: &Link, facts: &Facts) -> Self;
+    /// Interfaces of this type that are no kernel links.
+    fn beyond_links(_facts: &Facts) -> Vec<Interface> {
+        vec![]
+    }
+    /// What the kernel would show of a link that NetworkManager made from this profile: the other way round from `from_facts`.
+    /// `index` tells the index of another link. The fake node lives by it.
+    fn to_link(_profile: &Profile, _link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {}
     /// Faults in what was written (`merged` is it laid over what is).
     fn validate(&self, _cx: &Context<'_>) -> Result<(), Invalid> {
         Ok(())
@@ -57,8 +72,30 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     }
     /// Replaces the names of its ports, keeping what is known of each.
     fn set_ports(&mut self, _names: &[String]) {}
-    /// The link it stands on (or is paired with), which must exist before it.
-    fn parent(&self) -> Option<&str> {
+    /// The links it stands on, which must exist before it and take it along when they go.
+    fn parents(&self) -> Vec<String> {
+        vec![]
+    }
+    /// Where its ports stand in the document.
+    const PORTS_PATH: &'static str = "bridge.port";
+    /// It lives only as a port, and may carry IP addresses as one (an interface of Open vSwitch).
+    const NEEDS_CONTROLLER: bool = false;
+    /// Takes out ports that are not listed, even those that others put there.
+    fn wants_no_extra_ports(&self) -> bool {
+        false
+    }
+    /// The interface that it makes of a listed port that exists nowhere.
+    fn makes_port(&self, _port: &str) -> Option<Interface> {
+        None
+    }
+    /// The other end that is made with it, as seen from the end called `name`.
+    fn other_end(&self, _name: &str) -> Option<Interface> {
+        None
+    }
+    /// Calls `f` on every name of another interface in its sections, so that alt-names and profile names can be replaced.
+    fn rename(&mut self, _f: &mut dyn FnMut(&mut String)) {}
+    /// Profiles of NetworkManager's own that stand between it and its ports, each with the ports behind it; None where ports hang on it directly.
+    fn companions(&self) -> Option<Vec<Companion>> {
         None
     }
     /// The interface that comes and goes with it.
@@ -71,6 +108,12 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn to_profile(&self, profile: &mut Profile);
     /// Writes what the controller wants of one port into the port's profile.
     fn port_to_profile(&self, _port: &str, _profile: &mut Profile) {}
+    /// What the kernel would show of a port with this profile: the other way round from `port_to_profile`.
+    fn port_to_link(_profile: &Profile, _link: &mut Link) {}
+    /// `IFLA_INFO_KIND` of a link made from a profile of this type, where it is not `connection.type`.
+    const LINK_KIND: &'static str = Self::NM_TYPE;
+    /// The setting that holds that; it goes when the port leaves.
+    const PORT_SETTING: &'static str = "";
     /// Brings two readings to one form before they are compared: sorts, expands, drops what is only for reading.
     fn normalise(_tree: &mut Map<String, Value>) {}
     /// The change cannot be made on a live link.
@@ -81,6 +124,19 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn skip_unsupported(&mut self, _facts: &Facts) -> Option<String> {
         None
     }
+    /// What this node cannot do and that must be refused: a kernel module, a plug-in, a newer NetworkManager (`Facts::needs_nm`).
+    fn refuse_unsupported(&self, _facts: &Facts) -> Result<(), Invalid> {
+        Ok(())
+    }
+}
+
+/// A profile between a controller and its ports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Companion {
+    /// What it is to be.
+    pub interface: Interface,
+    /// Kernel names of the ports behind it.
+    pub ports: Vec<String>,
 }
 
 /// What validation may look at.
@@ -123,6 +179,55 @@ macro_rules! kinds {
                     return from_value(Value::Object(sections)).map(AnyKind::$variant);
                 })*
                 Ok(AnyKind::Other(other::Other { type_name: type_name.to_owned(), keys: sections }))
+            }
+
+            /// Interfaces that are no kernel links.
+            pub fn beyond_links(facts: &Facts) -> Vec<Interface> {
+                let mut all = vec![];
+                $(all.extend(<$ty>::beyond_links(facts));)*
+                all
+            }
+
+            /// What the kernel would show of a link of this `connection.type`.
+            pub fn to_link(nm_type: &str, profile: &Profile, link: &mut Link, index: &dyn Fn(&str) -> Option<u32>) {
+                $(if nm_type == <$ty>::NM_TYPE { <$ty>::to_link(profile, link, index); })*
+            }
+
+            /// What the kernel would show of a port of this `connection.slave-type`.
+            pub fn port_to_link(port_type: &str, profile: &Profile, link: &mut Link) {
+                $(if !port_type.is_empty() && port_type == <$ty>::PORT_TYPE { <$ty>::port_to_link(profile, link); })*
+            }
+
+            /// `IFLA_INFO_KIND` of a link made from a profile of this `connection.type`.
+            pub fn link_kind(nm_type: &str) -> &str {
+                $(if nm_type == <$ty>::NM_TYPE { return <$ty>::LINK_KIND; })*
+                nm_type
+            }
+
+            /// Where its name is unique.
+            pub fn space(&self) -> Space {
+                match self { $(AnyKind::$variant(_) => <$ty>::SPACE,)* AnyKind::Other(_) => Space::Kernel }
+            }
+
+            /// The setting that holds MTU and promiscuity.
+            pub fn link_setting(&self) -> Option<&'static str> {
+                let setting = match self { $(AnyKind::$variant(_) => <$ty>::LINK_SETTING,)* AnyKind::Other(_) => "" };
+                (!setting.is_empty()).then_some(setting)
+            }
+
+            /// Paths of secrets below the interface.
+            pub fn secrets(&self) -> &'static [&'static str] {
+                match self { $(AnyKind::$variant(_) => <$ty>::SECRETS,)* AnyKind::Other(_) => &[] }
+            }
+
+            /// The setting of a port's profile that its controller writes.
+            pub fn port_setting(&self) -> &'static str {
+                match self { $(AnyKind::$variant(_) => <$ty>::PORT_SETTING,)* AnyKind::Other(_) => "" }
+            }
+
+            /// Settings that only ports have, of all types.
+            pub fn port_settings() -> impl Iterator<Item = &'static str> {
+                [$(<$ty>::PORT_SETTING),*].into_iter().filter(|s| !s.is_empty())
             }
 
             /// What the kernel and NetworkManager say of a link.
@@ -185,9 +290,41 @@ macro_rules! kinds {
             pub fn set_ports(&mut self, names: &[String]) {
                 each!(self, k => k.set_ports(names), _o => ())
             }
-            /// The link it stands on.
-            pub fn parent(&self) -> Option<&str> {
-                each!(self, k => k.parent(), _o => None)
+            /// The links it stands on.
+            pub fn parents(&self) -> Vec<String> {
+                each!(self, k => k.parents(), _o => vec![])
+            }
+            /// Where its ports stand in the document.
+            pub fn ports_path(&self) -> &'static str {
+                match self { $(AnyKind::$variant(_) => <$ty>::PORTS_PATH,)* AnyKind::Other(_) => "port" }
+            }
+            /// It lives only as a port.
+            pub fn needs_controller(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::NEEDS_CONTROLLER,)* AnyKind::Other(_) => false }
+            }
+            /// Takes out ports that are not listed.
+            pub fn wants_no_extra_ports(&self) -> bool {
+                each!(self, k => k.wants_no_extra_ports(), _o => false)
+            }
+            /// The interface that it makes of a listed port that exists nowhere.
+            pub fn makes_port(&self, port: &str) -> Option<Interface> {
+                each!(self, k => k.makes_port(port), _o => None)
+            }
+            /// The other end that is made with it.
+            pub fn other_end(&self, name: &str) -> Option<Interface> {
+                each!(self, k => k.other_end(name), _o => None)
+            }
+            /// Calls `f` on every name of another interface.
+            pub fn rename(&mut self, f: &mut dyn FnMut(&mut String)) {
+                each!(self, k => k.rename(f), _o => ())
+            }
+            /// Profiles between it and its ports.
+            pub fn companions(&self) -> Option<Vec<Companion>> {
+                each!(self, k => k.companions(), _o => None)
+            }
+            /// Refuses what this node cannot do.
+            pub fn refuse_unsupported(&self, facts: &Facts) -> Result<(), Invalid> {
+                each!(self, k => k.refuse_unsupported(facts), _o => Ok(()))
             }
             /// The interface that comes and goes with it.
             pub fn peer(&self) -> Option<&str> {
@@ -228,6 +365,8 @@ pub struct Interface {
     pub ipv4: Option<Ip>,
     /// `ipv6`.
     pub ipv6: Option<Ip>,
+    /// `lldp`, `mptcp`, `ethtool`, …
+    pub parts: Parts,
     /// `type` and its sections.
     pub kind: AnyKind,
 }
@@ -244,6 +383,7 @@ impl Interface {
             base,
             ipv4: None,
             ipv6: None,
+            parts: Parts::default(),
             kind,
         }
     }
@@ -264,9 +404,9 @@ impl Interface {
                 .collect()
         };
         let base = take(&mut map, Base::KEYS);
-        let parts = take(&mut map, &["ipv4", "ipv6"]);
+        let families = take(&mut map, &["ipv4", "ipv6"]);
         let ip = |key: &str| -> Result<Option<Ip>, Invalid> {
-            match parts.get(key) {
+            match families.get(key) {
                 None | Some(Value::Null) => Ok(None),
                 Some(v) => {
                     let ip: Ip = from_value(v.clone()).map_err(|e| e.under(key))?;
@@ -278,6 +418,7 @@ impl Interface {
         let (ipv4, ipv6) = (ip("ipv4")?, ip("ipv6")?);
         let base: Base = from_value(Value::Object(base))?;
         base.validate()?;
+        let parts = Parts::from_tree(take(&mut map, Parts::KEYS))?;
         let sections = match AnyKind::sections_of(&type_name) {
             Some(keys) => {
                 let sections = take(&mut map, keys);
@@ -289,7 +430,13 @@ impl Interface {
             None => map,
         };
         let kind = AnyKind::parse(&type_name, sections)?;
-        Ok(Interface { base, ipv4, ipv6, kind })
+        Ok(Interface {
+            base,
+            ipv4,
+            ipv6,
+            parts,
+            kind,
+        })
     }
 
     /// The entry as JSON.
@@ -310,6 +457,30 @@ impl Interface {
     /// The kernel's name, or what the user called it before it was resolved.
     pub fn name(&self) -> &str {
         &self.base.name
+    }
+
+    /// Which interface it is.
+    pub fn id(&self) -> Id {
+        Id::in_space(self.base.name.clone(), self.kind.space())
+    }
+
+    /// Replaces secrets by a placeholder.
+    pub fn hide_secrets(&mut self) {
+        let paths: Vec<String> = Parts::secrets()
+            .map(|(key, path)| format!("{key}/{path}"))
+            .chain(self.kind.secrets().iter().map(|s| (*s).to_owned()))
+            .collect();
+        if paths.is_empty() {
+            return;
+        }
+        let mut tree = Value::Object(self.tree());
+        let mut hidden = false;
+        for path in &paths {
+            hidden |= tree::replace(&mut tree, path, &HIDDEN.into());
+        }
+        if hidden && let Ok(shown) = Interface::from_tree(tree) {
+            *self = shown;
+        }
     }
 
     /// Wanted up (the default).
@@ -336,7 +507,13 @@ impl Interface {
 impl Serialize for Interface {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap;
-        let Interface { base, ipv4, ipv6, kind } = self;
+        let Interface {
+            base,
+            ipv4,
+            ipv6,
+            parts,
+            kind,
+        } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &base.name)?;
         if !kind.type_name().is_empty() {
@@ -353,6 +530,9 @@ impl Serialize for Interface {
                 map.serialize_entry(key, ip)?;
             }
         }
+        for (key, value) in &parts.tree() {
+            map.serialize_entry(key, value)?;
+        }
         if let Value::Object(sections) = kind.tree() {
             for (key, value) in &sections {
                 map.serialize_entry(key, value)?;
@@ -367,6 +547,7 @@ fn unknown_key(key: &str, type_name: &str, sections: &[&str]) -> String {
         .iter()
         .chain(Base::KEYS)
         .chain(&["ipv4", "ipv6"])
+        .chain(Parts::KEYS)
         .copied()
         .collect();
     let near = known.iter().find(|k| {

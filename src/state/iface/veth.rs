@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Context, Kind, ethernet};
+use super::{AnyKind, Context, Interface, Kind, State, ethernet};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::Profile;
@@ -73,6 +73,24 @@ impl Kind for Veth {
 
     fn peer(&self) -> Option<&str> {
         self.veth.as_ref().map(|v| v.peer.as_str())
+    }
+
+    fn other_end(&self, name: &str) -> Option<Interface> {
+        let mut other = Interface::bare(self.peer()?, Self::TYPE);
+        other.base.state = Some(State::Up);
+        other.kind = AnyKind::Veth(Veth {
+            veth: Some(Section { peer: name.to_owned() }),
+            ethernet: None,
+        });
+        Some(other)
+    }
+
+    fn rename(&mut self, f: &mut dyn FnMut(&mut String)) {
+        self.veth.iter_mut().for_each(|v| f(&mut v.peer));
+    }
+
+    fn to_link(profile: &Profile, link: &mut Link, index: &dyn Fn(&str) -> Option<u32>) {
+        link.parent = profile.str("veth", "peer").and_then(index);
     }
 
     fn to_profile(&self, profile: &mut Profile) {

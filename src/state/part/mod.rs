@@ -1,3 +1,120 @@
-//! What any interface may carry besides its type's own sections.
+//! What any interface may carry besides its type's own sections, and the registry of these parts.
+//! To add a part: its file, its line in `parts!`, its fixtures.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::Invalid;
+use crate::facts::{Facts, Link};
+use crate::profile::Profile;
+
+use super::iface::{from_value, to_value};
 
 pub mod ip;
+pub mod lldp;
+
+/// What a part knows about itself. All pure.
+pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned {
+    /// Its key in an interface.
+    const KEY: &'static str;
+    /// Paths of secrets below the key.
+    const SECRETS: &'static [&'static str] = &[];
+
+    /// What the kernel and NetworkManager say; None where there is nothing to show.
+    fn from_facts(link: &Link, facts: &Facts) -> Option<Self>;
+    /// Faults that can be told without looking at the node. Paths start below the key.
+    fn validate(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+    /// What this node cannot do and that must be refused.
+    fn refuse_unsupported(&self, _link: Option<&Link>, _facts: &Facts) -> Result<(), Invalid> {
+        Ok(())
+    }
+    /// Writes what was asked for over a profile; keys that are left out stay.
+    fn to_profile(&self, profile: &mut Profile);
+    /// What kernel and NetworkManager would show of a link with this profile: the other way round from `from_facts`.
+    fn to_link(_profile: &Profile, _link: &mut Link) {}
+    /// Brings two readings to one form before they are compared.
+    fn normalise(_tree: &mut Value) {}
+}
+
+macro_rules! parts {
+    ($($field:ident: $ty:ty),* $(,)?) => {
+        /// The parts of one interface.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub struct Parts {
+            $(#[allow(missing_docs)] pub $field: Option<$ty>,)*
+        }
+
+        impl Parts {
+            /// Keys in the order in which they are printed.
+            pub const KEYS: &'static [&'static str] = &[$(<$ty>::KEY),*];
+
+            /// Parses the keys of an interface that belong to parts.
+            pub fn from_tree(mut tree: Map<String, Value>) -> Result<Self, Invalid> {
+                let mut parts = Parts::default();
+                $(parts.$field = part::<$ty>(tree.remove(<$ty>::KEY))?;)*
+                debug_assert!(tree.is_empty());
+                Ok(parts)
+            }
+
+            /// What the kernel and NetworkManager say of a link.
+            pub fn from_facts(link: &Link, facts: &Facts) -> Self {
+                Parts { $($field: <$ty>::from_facts(link, facts),)* }
+            }
+
+            /// Key and value of those that are there.
+            pub fn tree(&self) -> Vec<(&'static str, Value)> {
+                let mut tree = vec![];
+                $(if let Some(part) = &self.$field { tree.push((<$ty>::KEY, to_value(part))); })*
+                tree
+            }
+
+            /// Refuses what this node cannot do.
+            pub fn refuse_unsupported(&self, link: Option<&Link>, facts: &Facts) -> Result<(), Invalid> {
+                $(if let Some(part) = &self.$field {
+                    part.refuse_unsupported(link, facts).map_err(|e| e.under(<$ty>::KEY))?;
+                })*
+                Ok(())
+            }
+
+            /// Writes them over a profile.
+            pub fn to_profile(&self, profile: &mut Profile) {
+                $(if let Some(part) = &self.$field { part.to_profile(profile); })*
+            }
+
+            /// What would be shown of a link with this profile.
+            pub fn to_link(profile: &Profile, link: &mut Link) {
+                $(<$ty>::to_link(profile, link);)*
+            }
+
+            /// Brings an interface's tree to the form in which wish and reading are compared.
+            pub fn normalise(tree: &mut Map<String, Value>) {
+                $(if let Some(value) = tree.get_mut(<$ty>::KEY) { <$ty>::normalise(value); })*
+            }
+
+            /// Paths of secrets below the interface, each as its keys.
+            pub fn secrets() -> impl Iterator<Item = (&'static str, &'static str)> {
+                let mut all: Vec<(&'static str, &'static str)> = vec![];
+                $(all.extend(<$ty>::SECRETS.iter().map(|s| (<$ty>::KEY, *s)));)*
+                all.into_iter()
+            }
+        }
+    };
+}
+
+parts! {
+    lldp: lldp::Lldp,
+}
+
+fn part<T: Part>(value: Option<Value>) -> Result<Option<T>, Invalid> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let part: T = from_value(value).map_err(|e| e.under(T::KEY))?;
+            part.validate().map_err(|e| e.under(T::KEY))?;
+            Ok(Some(part))
+        }
+    }
+}

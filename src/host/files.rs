@@ -1,0 +1,38 @@
+//! Files of ours beside NetworkManager's profiles: written whole or not at all.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::HostError;
+
+/// Writes a file with these permissions, or removes it for None. One that is gone already is fine.
+pub fn put(path: &str, content: Option<&str>, mode: u32) -> Result<(), HostError> {
+    let failed = |tried: &str, e: std::io::Error| HostError::Other(format!("{tried} {path}: {e}"));
+    let Some(content) = content else {
+        return match fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("removing", e)),
+            _ => Ok(()),
+        };
+    };
+    let write = || -> std::io::Result<()> {
+        let path = Path::new(path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let fresh = path.with_extension("netwright-new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&fresh)?;
+        file.write_all(content.as_bytes())?;
+        // the mode at creation is cut by the umask
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_data()?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(|e| failed("writing", e))
+}
