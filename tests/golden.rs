@@ -39,6 +39,14 @@ async fn check(path: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     let case: Case =
         serde_json::from_value(yaml::read(&text).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    // what is printed reads back as the same
+    if let Ok(wish) = NetworkState::from_json(case.desired.clone()) {
+        let printed = yaml::read(&yaml::write(&wish)).map_err(|e| e.to_string())?;
+        let again = NetworkState::from_json(printed).map_err(|e| format!("its print is refused: {e}"))?;
+        if again != wish {
+            return Err(format!("its print reads as something else:\n{}", yaml::write(&wish)));
+        }
+    }
     let cards: Vec<&str> = case.cards.iter().map(String::as_str).collect();
     let host = FakeHost::with_cards(&cards);
     for document in &case.given {

@@ -360,27 +360,12 @@ fn canonical(setting: &str, key: &str, value: Option<&Value>) -> Option<Value> {
     let value = value?;
     let default = match (setting, key) {
         ("connection", "autoconnect") | ("ipv4" | "ipv6", "may-fail" | "dhcp-send-hostname") => Value::Bool(true),
-        ("bridge", "stp" | "multicast-snooping") => Value::Bool(true),
         ("connection", "autoconnect-slaves") | ("802-3-ethernet", "accept-all-mac-addresses") => Value::I32(-1),
         ("ipv4" | "ipv6", "route-metric") => Value::I64(-1),
-        ("bridge", "priority") => Value::U32(32768),
-        ("bridge", "forward-delay") => Value::U32(15),
-        ("bridge", "hello-time" | "multicast-last-member-count" | "multicast-startup-query-count") => Value::U32(2),
-        ("bridge", "max-age") => Value::U32(20),
-        ("bridge", "ageing-time") => Value::U32(300),
-        ("bridge", "vlan-default-pvid") => Value::U32(1),
-        ("bridge", "multicast-hash-max") => Value::U32(4096),
-        ("bridge", "multicast-last-member-interval") => Value::U64(100),
-        ("bridge", "multicast-membership-interval") => Value::U64(26000),
-        ("bridge", "multicast-querier-interval") => Value::U64(25500),
-        ("bridge", "multicast-query-interval") => Value::U64(12500),
-        ("bridge", "multicast-query-response-interval") => Value::U64(1000),
-        ("bridge", "multicast-startup-query-interval") => Value::U64(3125),
-        ("bridge", "multicast-router") => Value::Str("auto".into()),
-        ("bridge", "vlan-protocol") => Value::Str("802.1Q".into()),
-        ("bridge-port", "priority") => Value::U32(32),
-        ("bridge-port", "path-cost") => Value::U32(100),
-        _ => return Some(value.clone()).filter(|v| !is_nothing(v)),
+        _ => match AnyKind::nm_default(setting, key).or_else(|| Parts::nm_default(setting, key)) {
+            Some(default) => default,
+            None => return Some(value.clone()).filter(|v| !is_nothing(v)),
+        },
     };
     (*value != default).then(|| value.clone())
 }

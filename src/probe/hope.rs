@@ -126,8 +126,8 @@ fn settled(facts: &Facts, touched: &[String], ipv6: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::link::InfoPortData;
     use crate::facts::{Device, Link};
+    use netlink_packet_route::link::InfoPortData;
     use std::time::Duration;
 
     fn node(state: u32, routes: &[(&str, Option<&str>)]) -> Facts {

@@ -455,6 +455,32 @@ impl Kind for LinuxBridge {
         link.data = Some(InfoData::Bridge(kernel_options(profile)));
     }
 
+    fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
+        Some(match (setting, key) {
+            ("bridge", "stp" | "multicast-snooping") => profile::Value::Bool(true),
+            ("bridge", "priority") => profile::Value::U32(32768),
+            ("bridge", "forward-delay") => profile::Value::U32(15),
+            ("bridge", "hello-time" | "multicast-last-member-count" | "multicast-startup-query-count") => {
+                profile::Value::U32(2)
+            }
+            ("bridge", "max-age") => profile::Value::U32(20),
+            ("bridge", "ageing-time") => profile::Value::U32(300),
+            ("bridge", "vlan-default-pvid") => profile::Value::U32(1),
+            ("bridge", "multicast-hash-max") => profile::Value::U32(4096),
+            ("bridge", "multicast-last-member-interval") => profile::Value::U64(100),
+            ("bridge", "multicast-membership-interval") => profile::Value::U64(26000),
+            ("bridge", "multicast-querier-interval") => profile::Value::U64(25500),
+            ("bridge", "multicast-query-interval") => profile::Value::U64(12500),
+            ("bridge", "multicast-query-response-interval") => profile::Value::U64(1000),
+            ("bridge", "multicast-startup-query-interval") => profile::Value::U64(3125),
+            ("bridge", "multicast-router") => profile::Value::Str("auto".into()),
+            ("bridge", "vlan-protocol") => profile::Value::Str("802.1Q".into()),
+            ("bridge-port", "priority") => profile::Value::U32(32),
+            ("bridge-port", "path-cost") => profile::Value::U32(100),
+            _ => return None,
+        })
+    }
+
     fn port_to_link(profile: &Profile, link: &mut Link) {
         let number = |key: &str| profile.int("bridge-port", key);
         let mut data = vec![InfoBridgePort::HairpinMode(

@@ -6,16 +6,18 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
-use crate::profile::Profile;
+use crate::profile::{self, Profile};
 use crate::scalar::{Id, Space};
 
 mod base;
 pub mod bridge_vlan;
+pub mod dummy;
 pub mod ethernet;
 pub mod linux_bridge;
 pub mod loopback;
 pub mod other;
 pub mod veth;
+pub mod vlan;
 
 pub use base::{AltName, Base, Identifier, State};
 
@@ -112,7 +114,12 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn port_to_link(_profile: &Profile, _link: &mut Link) {}
     /// `IFLA_INFO_KIND` of a link made from a profile of this type, where it is not `connection.type`.
     const LINK_KIND: &'static str = Self::NM_TYPE;
-    /// The setting that holds that; it goes when the port leaves.
+    /// What NetworkManager takes for granted where a profile leaves this key of its settings out (nm-settings-nmcli(5)),
+    /// if it is not nothing (0, false, empty).
+    fn nm_default(_setting: &str, _key: &str) -> Option<profile::Value> {
+        None
+    }
+    /// The setting that holds what the controller wants of a port; it goes when the port leaves.
     const PORT_SETTING: &'static str = "";
     /// Brings two readings to one form before they are compared: sorts, expands, drops what is only for reading.
     fn normalise(_tree: &mut Map<String, Value>) {}
@@ -191,6 +198,12 @@ macro_rules! kinds {
             /// What the kernel would show of a link of this `connection.type`.
             pub fn to_link(nm_type: &str, profile: &Profile, link: &mut Link, index: &dyn Fn(&str) -> Option<u32>) {
                 $(if nm_type == <$ty>::NM_TYPE { <$ty>::to_link(profile, link, index); })*
+            }
+
+            /// What NetworkManager takes for granted, where it is not nothing.
+            pub fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
+                $(if let Some(default) = <$ty>::nm_default(setting, key) { return Some(default); })*
+                None
             }
 
             /// What the kernel would show of a port of this `connection.slave-type`.
@@ -354,6 +367,8 @@ kinds! {
     Veth => veth::Veth,
     LinuxBridge => linux_bridge::LinuxBridge,
     Loopback => loopback::Loopback,
+    Dummy => dummy::Dummy,
+    Vlan => vlan::Vlan,
 }
 
 /// An interface: what all have, IP, and the sections of its type.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Part;
 use crate::facts::{Facts, Link};
-use crate::profile::Profile;
+use crate::profile::{self, Profile};
 use crate::scalar;
 
 /// `lldp`.
@@ -34,6 +34,10 @@ impl Part for Lldp {
     fn to_profile(&self, profile: &mut Profile) {
         let Lldp { enabled, neighbors: _ } = self;
         profile.put("connection", "lldp", i32::from(*enabled));
+    }
+
+    fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
+        ((setting, key) == ("connection", "lldp")).then_some(profile::Value::I32(-1))
     }
 
     fn normalise(tree: &mut Value) {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
-use crate::profile::Profile;
+use crate::profile::{self, Profile};
 
 use super::iface::{from_value, to_value};
 
@@ -35,6 +35,10 @@ pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn to_profile(&self, profile: &mut Profile);
     /// What kernel and NetworkManager would show of a link with this profile: the other way round from `from_facts`.
     fn to_link(_profile: &Profile, _link: &mut Link) {}
+    /// What NetworkManager takes for granted where a profile leaves this key out, if it is not nothing.
+    fn nm_default(_setting: &str, _key: &str) -> Option<profile::Value> {
+        None
+    }
     /// Brings two readings to one form before they are compared.
     fn normalise(_tree: &mut Value) {}
 }
@@ -87,6 +91,12 @@ macro_rules! parts {
             /// What would be shown of a link with this profile.
             pub fn to_link(profile: &Profile, link: &mut Link) {
                 $(<$ty>::to_link(profile, link);)*
+            }
+
+            /// What NetworkManager takes for granted, where it is not nothing.
+            pub fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
+                $(if let Some(default) = <$ty>::nm_default(setting, key) { return Some(default); })*
+                None
             }
 
             /// Brings an interface's tree to the form in which wish and reading are compared.
