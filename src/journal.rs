@@ -145,6 +145,11 @@ impl Journal {
         put().map_err(|e| failed("writing", &self.path, &e))
     }
 
+    /// The entry there is; None where there is none or it cannot be read.
+    pub fn read(&self) -> Option<Entry> {
+        serde_json::from_str(&fs::read_to_string(&self.path).ok()?).ok()
+    }
+
     /// Changes the entry there is.
     pub fn update(&self, change: impl FnOnce(&mut Entry)) -> Result<(), HostError> {
         let text = fs::read_to_string(&self.path).map_err(|e| failed("reading", &self.path, &e))?;
@@ -170,6 +175,15 @@ impl Journal {
             Ok(entry) => entry,
             Err(e) => return self.put_aside(&e.to_string()).map(Some),
         };
+        let held = entry.phase == Phase::Commit && entry.boot_id == boot_id();
+        if held
+            && entry.checkpoint.is_some()
+            && checkpoint::list(nm)
+                .await?
+                .contains(&entry.checkpoint.clone().unwrap_or_default())
+        {
+            return Ok(None); // `apply --no-commit`: a person decides
+        }
         let mut done = "NetworkManager had rolled it back";
         if entry.boot_id == boot_id() {
             let ours = entry.checkpoint.as_ref();

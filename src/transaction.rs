@@ -100,6 +100,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// What the probes said.
     pub probes: Vec<ProbeResult>,
+    /// The checkpoint that is left in force (`Options::hold`).
+    pub held: Option<String>,
     /// From start to end.
     pub duration: Duration,
 }
@@ -111,8 +113,12 @@ pub struct Options {
     pub policy: String,
     /// Profiles in memory only: gone after a reboot.
     pub memory_only: bool,
+    /// Interfaces of the document lose every setting that it does not name.
+    pub override_iface: bool,
     /// Leave out the comparison after applying.
     pub no_verify: bool,
+    /// Do not commit: leave the checkpoint in force for this long.
+    pub hold: Option<Duration>,
 }
 
 /// Why an attempt is to be rolled back.
@@ -140,6 +146,7 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
         plan: vec![],
         warnings: vec![],
         probes: vec![],
+        held: None,
         duration: Duration::ZERO,
     };
     report.outcome = match decide(host, desired, options, &mut report).await {
@@ -189,7 +196,11 @@ async fn decide<H: Host>(
         phase: Phase::Observe,
         cause: chain(&e),
     })?;
-    let plan = plan::plan_with(desired, &seen, options.memory_only).map_err(Outcome::Refused)?;
+    let how = plan::Options {
+        memory_only: options.memory_only,
+        override_iface: options.override_iface,
+    };
+    let plan = plan::plan_with(desired, &seen, how).map_err(Outcome::Refused)?;
     for warning in &plan.warnings {
         warn!(policy = options.policy, phase = "plan", "{warning}");
     }
@@ -254,9 +265,14 @@ async fn attempt<H: Host>(
         "{} probes passed",
         report.probes.iter().filter(|p| p.after == "passed").count()
     );
-    host.commit(checkpoint)
-        .await
-        .map_err(|e| Setback::at(Phase::Commit, chain(&e)))
+    let kept = match options.hold {
+        Some(ttl) => {
+            report.held = Some(checkpoint.path.clone());
+            host.hold(checkpoint, ttl).await
+        }
+        None => host.commit(checkpoint).await,
+    };
+    kept.map_err(|e| Setback::at(Phase::Commit, chain(&e)))
 }
 
 /// Waits by events until the node is what was asked for. A device that failed for good ends the wait.

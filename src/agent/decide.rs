@@ -117,6 +117,7 @@ mod tests {
             plan: vec![],
             warnings: vec![],
             probes: vec![],
+            held: None,
             duration: Duration::ZERO,
         }
     }

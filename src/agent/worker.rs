@@ -552,6 +552,7 @@ fn report(outcome: Outcome, begin: Instant) -> Report {
         plan: vec![],
         warnings: vec![],
         probes: vec![],
+        held: None,
         duration: begin.elapsed(),
     }
 }

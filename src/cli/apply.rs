@@ -1,117 +1,167 @@
-//! `netwright apply` and `netwright plan`: files or stdin, state documents or whole policies.
+//! `netwright apply` and `netwright plan`: make the node look like a document, or say what that would change.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
-use serde_json::Value;
 
-use crate::error::Invalid;
-use crate::host::Host;
+use super::{input, output};
+use crate::agent::stop_signal;
 use crate::host::live::LiveHost;
+use crate::host::{Host, Observation};
 use crate::journal::{Journal, Lock};
+use crate::plan::{self, diff};
 use crate::probe::Prober;
 use crate::state::NetworkState;
-use crate::transaction::{self, Options, Outcome};
-use crate::{plan, yaml};
+use crate::transaction::{self, Options, Outcome, Report};
+
+/// How long `--no-commit` holds the checkpoint where `--timeout` does not say.
+const HOLD: u64 = 60;
 
 /// Flags of `netwright apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
     /// Files; `-` or none is stdin.
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a document is applied; shared with `edit` and `service`.
+#[derive(Debug, Clone, Args)]
+pub struct How {
     /// Do not compare the node with the document afterwards.
     #[arg(long)]
     no_verify: bool,
-    /// Do not ask gateway and DNS whether the node still reaches them.
+    /// Do not ask gateway and DNS whether the node still reaches them. Implied when called as nmstatectl.
     #[arg(long)]
     no_probes: bool,
+    /// Leave the checkpoint in force: `commit` keeps the changes, `rollback` or the end of --timeout undoes them.
+    #[arg(long)]
+    no_commit: bool,
+    /// Seconds until an uncommitted change is undone.
+    #[arg(long)]
+    timeout: Option<u64>,
     /// Keep nothing on disk: gone after a reboot.
     #[arg(long)]
     memory_only: bool,
+    /// Interfaces of the document lose every setting that it does not name.
+    #[arg(long)]
+    override_iface: bool,
+    /// Print secrets.
+    #[arg(short, long)]
+    show_secrets: bool,
     /// How long a probe may take to pass, in seconds.
     #[arg(long, default_value_t = 120)]
     probe_timeout: u64,
     /// Lock and journal.
-    #[arg(long, default_value = "/var/lib/netwright")]
-    state_dir: PathBuf,
+    #[arg(long, default_value = super::STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
-/// Every document of the files; of a policy its desiredState. All are read and parsed before anything is touched.
-fn documents(files: &[PathBuf]) -> anyhow::Result<Vec<NetworkState>> {
-    let stdin = [PathBuf::from("-")];
-    let files = if files.is_empty() { &stdin } else { files };
-    let mut all = vec![];
-    for file in files {
-        let text = read(file).with_context(|| format!("reading {}", file.display()))?;
-        for document in yaml::read_many(&text)? {
-            all.push(NetworkState::from_json(desired_state(document))?);
+impl How {
+    fn prober(&self) -> Prober {
+        match self.no_probes || super::called_as_nmstatectl() {
+            true => Prober::none(),
+            false => Prober::defaults(Duration::from_secs(self.probe_timeout), None, None),
         }
     }
-    if all.is_empty() {
-        return Err(Invalid::new("document", "there is nothing in it").into());
-    }
-    Ok(all)
-}
 
-fn read(file: &Path) -> std::io::Result<String> {
-    if file.as_os_str() != "-" {
-        return std::fs::read_to_string(file);
-    }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn desired_state(mut document: Value) -> Value {
-    let policy = document.get("kind").and_then(Value::as_str) == Some("NodeNetworkConfigurationPolicy");
-    match document.pointer_mut("/spec/desiredState") {
-        Some(state) if policy => state.take(),
-        _ => document,
+    fn options(&self) -> Options {
+        if self.timeout.is_some() && !self.no_commit {
+            eprintln!("warning: --timeout means something only with --no-commit");
+        }
+        Options {
+            policy: String::new(),
+            memory_only: self.memory_only,
+            override_iface: self.override_iface,
+            no_verify: self.no_verify,
+            hold: self
+                .no_commit
+                .then(|| Duration::from_secs(self.timeout.unwrap_or(HOLD))),
+        }
     }
 }
 
 /// Applies each document in turn; the first that fails ends it.
 pub async fn run(args: Apply) -> anyhow::Result<ExitCode> {
-    let documents = documents(&args.files)?;
-    let _lock = Lock::take(&args.state_dir)?;
-    let host = LiveHost::connect().await?.with_journal(Journal::open(&args.state_dir)?);
-    let prober = if args.no_probes {
-        Prober::none()
-    } else {
-        Prober::defaults(Duration::from_secs(args.probe_timeout), None, None)
-    };
-    let options = Options {
-        policy: String::new(),
-        memory_only: args.memory_only,
-        no_verify: args.no_verify,
-    };
+    let documents = input::states(&args.files)?;
+    let _lock = Lock::take(&args.how.state_dir)?;
     for desired in documents {
-        let report = transaction::run(&host, &prober, &desired, &options).await;
-        for line in &report.plan {
-            println!("{line}");
-        }
-        match report.outcome {
-            Outcome::Unchanged => eprintln!("nothing to change"),
-            Outcome::Applied => eprintln!("applied in {} ms", report.duration.as_millis()),
-            Outcome::Refused(fault) => return Err(fault.into()),
-            Outcome::Failed { phase, cause } => anyhow::bail!("{}: {cause}; nothing was kept", phase.word()),
-            Outcome::ProbeFailed { cause } => anyhow::bail!("{cause}; rolled back"),
-            Outcome::Stuck { cause, rollback } => anyhow::bail!("{cause}; the rollback failed: {rollback}"),
-        }
+        one(&desired, &args.how).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what `run` would change.
-pub async fn plan(files: &[PathBuf]) -> anyhow::Result<()> {
-    let documents = documents(files)?;
-    let seen = LiveHost::connect().await?.observe().await?;
+/// Applies one document under the lock and prints what it changed. Ctrl-C puts everything back.
+pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
+    let host = LiveHost::connect().await?.with_journal(Journal::open(&how.state_dir)?);
+    let before = host.observe().await?.state.running_config();
+    let (prober, options) = (how.prober(), how.options());
+    let report = tokio::select! {
+        report = transaction::run(&host, &prober, desired, &options) => report,
+        () = stop_signal() => {
+            host.abandon().await?;
+            anyhow::bail!("stopped; everything is as it was");
+        }
+    };
+    finish(report, &before, desired, how)
+}
+
+fn finish(report: Report, before: &NetworkState, desired: &NetworkState, how: &How) -> anyhow::Result<()> {
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
+    match report.outcome {
+        Outcome::Unchanged => eprintln!("nothing to change"),
+        Outcome::Applied => eprintln!("applied in {} ms", report.duration.as_millis()),
+        Outcome::Refused(fault) => return Err(fault.into()),
+        Outcome::Failed { phase, cause } => anyhow::bail!("{}: {cause}; nothing was kept", phase.word()),
+        Outcome::ProbeFailed { cause } => anyhow::bail!("{cause}; rolled back"),
+        Outcome::Stuck { cause, rollback } => anyhow::bail!("{cause}; the rollback failed: {rollback}"),
+    }
+    if let Some(path) = &report.held {
+        eprintln!("not committed; checkpoint {path}");
+    }
+    let mut changed = diff::differences(desired, before)?;
+    if !how.show_secrets {
+        changed.hide_secrets();
+    }
+    output::print(&changed, false)
+}
+
+/// Flags of `netwright plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Files; `-` or none is stdin.
+    files: Vec<PathBuf>,
+    /// The state to plan against, instead of this node's.
+    #[arg(short, long)]
+    current: Option<PathBuf>,
+    /// Interfaces of the document lose every setting that it does not name.
+    #[arg(long)]
+    override_iface: bool,
+}
+
+/// The node, or the one that a file tells of.
+pub async fn observation(current: Option<&std::path::Path>) -> anyhow::Result<Observation> {
+    Ok(match current {
+        Some(file) => Observation::from_document(&input::state(file)?),
+        None => LiveHost::connect().await?.observe().await?,
+    })
+}
+
+/// Prints what `run` would change, one line a property.
+pub async fn plan(args: Plan) -> anyhow::Result<()> {
+    let documents = input::states(&args.files)?;
+    let seen = observation(args.current.as_deref()).await?;
+    let options = plan::Options {
+        override_iface: args.override_iface,
+        ..plan::Options::default()
+    };
     for desired in documents {
-        let plan = plan::plan(&desired, &seen)?;
+        let plan = plan::plan_with(&desired, &seen, options)?;
         for warning in &plan.warnings {
             eprintln!("warning: {warning}");
         }

@@ -9,7 +9,23 @@ use clap::{Args, Parser, Subcommand};
 use crate::{agent, controller, log};
 
 mod apply;
+mod checkpoint;
+mod documents;
+mod input;
+mod output;
 mod show;
+
+/// Lock and journal.
+const STATE_DIR: &str = "/var/lib/netwright";
+
+/// Whether the program was started as `nmstatectl`: then it does what that does, and no more.
+fn called_as_nmstatectl() -> bool {
+    std::env::args_os().next().is_some_and(|path| {
+        std::path::Path::new(&path)
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with("nmstatectl"))
+    })
+}
 
 /// Exit code for text that is wrong (`EX_DATAERR` of sysexits.h).
 const DATA_ERROR: u8 = 65;
@@ -31,19 +47,43 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print what the node looks like.
-    Show {
-        /// Only this interface, its routes and rules.
-        interface: Option<String>,
-        /// JSON instead of YAML.
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(alias = "s")]
+    Show(show::Show),
     /// Make the node look like a document or a policy's desiredState; keep it only if the node still reaches its gateway and DNS.
+    #[command(visible_alias = "a")]
     Apply(apply::Apply),
+    /// The old name of `apply`.
+    #[command(hide = true)]
+    Set(apply::Apply),
     /// Print what `apply` would change, one line a property.
-    Plan {
-        /// Files; `-` or none is stdin.
-        files: Vec<PathBuf>,
+    Plan(apply::Plan),
+    /// Keep what `apply --no-commit` did.
+    Commit(checkpoint::Held),
+    /// Undo what `apply --no-commit` did.
+    Rollback(checkpoint::Held),
+    /// Read a document and print it in the usual order.
+    #[command(aliases = ["f", "fmt"])]
+    Format {
+        /// A file; `-` or none is stdin.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Print a document if it can be applied, or say what is wrong with it.
+    #[command(alias = "v")]
+    Validate(documents::Validate),
+    /// Print the smallest document that leads from OLD to NEW.
+    Gd {
+        /// Where to.
+        new: PathBuf,
+        /// From where.
+        old: PathBuf,
+    },
+    /// Print the document that undoes FILE.
+    Gr(documents::Revert),
+    /// Print NetworkManager's files for a document, without a NetworkManager.
+    Gc {
+        /// A file; `-` is stdin.
+        file: PathBuf,
     },
     /// Run on a node: apply policies, publish state and enactments.
     Agent(AgentArgs),
@@ -71,7 +111,7 @@ struct AgentArgs {
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     /// Lock and journal.
-    #[arg(long, default_value = "/var/lib/netwright")]
+    #[arg(long, default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Enactments and state of --policy-dir.
     #[arg(long, default_value = "/run/netwright")]
@@ -150,9 +190,20 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show { interface, json } => show::run(interface.as_deref(), json).await?,
+        Command::Show(args) => show::run(args).await?,
         Command::Apply(args) => return apply::run(args).await,
-        Command::Plan { files } => apply::plan(&files).await?,
+        Command::Set(args) => {
+            eprintln!("warning: `set` is the old name of `apply`");
+            return apply::run(args).await;
+        }
+        Command::Plan(args) => apply::plan(args).await?,
+        Command::Commit(args) => checkpoint::commit(&args).await?,
+        Command::Rollback(args) => checkpoint::rollback(&args).await?,
+        Command::Format { file } => documents::format(&file)?,
+        Command::Validate(args) => documents::validate(&args)?,
+        Command::Gd { new, old } => documents::differences(&new, &old)?,
+        Command::Gr(args) => documents::revert(&args).await?,
+        Command::Gc { file } => documents::configurations(&file)?,
         Command::Agent(args) => agent::run(args.into()).await?,
         Command::Controller(config) => controller::run(config).await?,
         Command::Status { run_dir } => print!("{}", agent::standalone::status(&run_dir)?),

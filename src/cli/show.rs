@@ -1,25 +1,52 @@
 //! `netwright show`.
 
-use std::io::Write;
+use clap::Args;
 
-use crate::host::Host;
+use super::output;
 use crate::host::live::LiveHost;
-use crate::yaml;
+use crate::host::{Host, Observation};
+use crate::kernel::Kernel;
+use crate::state::NetworkState;
+
+/// Flags of `netwright show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Only this interface, its routes and rules.
+    interface: Option<String>,
+    /// Ask the kernel alone, not NetworkManager.
+    #[arg(short, long)]
+    kernel: bool,
+    /// JSON instead of YAML.
+    #[arg(long)]
+    json: bool,
+    /// Only what is configured: nothing that DHCP or RA gave, no limits of drivers.
+    #[arg(short, long)]
+    running_config: bool,
+    /// Print secrets.
+    #[arg(short, long)]
+    show_secrets: bool,
+}
+
+/// The node as it is now.
+pub async fn current(kernel_only: bool) -> anyhow::Result<NetworkState> {
+    Ok(match kernel_only {
+        true => Observation::new(Kernel::connect().await?.dump().await?).state,
+        false => LiveHost::connect().await?.observe().await?.state,
+    })
+}
 
 /// Prints the node, or one interface of it.
-pub async fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut state = LiveHost::connect().await?.observe().await?.state;
-    state.hide_secrets();
-    if let Some(name) = interface {
+pub async fn run(args: Show) -> anyhow::Result<()> {
+    let mut state = current(args.kernel).await?;
+    if args.running_config {
+        state = state.running_config();
+    }
+    if !args.show_secrets {
+        state.hide_secrets();
+    }
+    if let Some(name) = &args.interface {
         state = state.only(name);
         anyhow::ensure!(!state.interfaces.is_empty(), "this node has no interface '{name}'");
     }
-    let text = if json {
-        format!("{}\n", serde_json::to_string_pretty(&state)?)
-    } else {
-        yaml::write(&state)
-    };
-    // a closed pipe is the reader's choice
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
+    output::print(&state, args.json)
 }

@@ -111,6 +111,10 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    async fn hold(&self, _checkpoint: &Checkpoint, _ttl: Duration) -> Result<(), HostError> {
+        self.call("hold")
+    }
+
     async fn commit(&self, _checkpoint: &Checkpoint) -> Result<(), HostError> {
         self.call("commit")?;
         self.lock().saved = None;

@@ -34,6 +34,8 @@ struct Known {
 struct Undo {
     before: Observation,
     covers_global_dns: bool,
+    /// The checkpoint that we took and have neither committed nor rolled back.
+    checkpoint: Option<String>,
     effects: Vec<Effect>,
 }
 
@@ -64,8 +66,11 @@ impl LiveHost {
         })
     }
 
-    /// Writes the journal before each phase from now on.
+    /// Writes the journal before each phase from now on. What is held under a checkpoint since an earlier run can be undone.
     pub fn with_journal(mut self, journal: Journal) -> Self {
+        if let Some(entry) = journal.read() {
+            self.undo().effects = entry.undo;
+        }
         self.journal = Some(journal);
         self
     }
@@ -74,6 +79,15 @@ impl LiveHost {
     pub fn set_policy(&self, name: &str) {
         if let Some(journal) = &self.journal {
             journal.set_policy(name);
+        }
+    }
+
+    /// Rolls back what is under way; for a person who presses Ctrl-C.
+    pub async fn abandon(&self) -> Result<(), HostError> {
+        let checkpoint = self.undo().checkpoint.clone();
+        match checkpoint {
+            Some(path) => self.rollback(&Checkpoint { path }).await,
+            None => Ok(()),
         }
     }
 
@@ -259,7 +273,11 @@ impl Host for LiveHost {
                 return Err(e);
             }
         };
-        self.undo().covers_global_dns = taken.covers_global_dns;
+        {
+            let mut undo = self.undo();
+            undo.covers_global_dns = taken.covers_global_dns;
+            undo.checkpoint = Some(taken.path.clone());
+        }
         self.note(Phase::Execute, Some(&taken.path))?;
         Ok(Checkpoint { path: taken.path })
     }
@@ -276,8 +294,16 @@ impl Host for LiveHost {
             .collect()
     }
 
+    async fn hold(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
+        // an entry that stands in phase commit tells the next start that this checkpoint is no leftover of a crash
+        self.note(Phase::Commit, Some(&at.path))?;
+        self.undo().checkpoint = None;
+        checkpoint::extend(&self.nm, &at.path, ttl).await
+    }
+
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
         checkpoint::destroy(&self.nm, &at.path).await?;
+        self.undo().checkpoint = None;
         if let Some(journal) = &self.journal {
             journal.clear();
         }
@@ -286,6 +312,7 @@ impl Host for LiveHost {
 
     async fn rollback(&self, at: &Checkpoint) -> Result<(), HostError> {
         self.note(Phase::Rollback, Some(&at.path))?;
+        self.undo().checkpoint = None;
         let in_force = checkpoint::list(&self.nm).await?.contains(&at.path);
         // its timer may have run out while we waited for a dead bus: then NetworkManager did it
         let restored = if in_force {

@@ -38,31 +38,57 @@ impl Observation {
     /// Renders facts as a document.
     pub fn new(facts: Facts) -> Self {
         let state = NetworkState::from_facts(&facts);
-        let (mut companions, mut behind) = (vec![], HashMap::new());
-        for controller in &state.interfaces {
-            for companion in controller.kind.companions().unwrap_or_default() {
-                let id = companion.interface.id();
-                behind.extend(companion.ports.into_iter().map(|port| (Id::kernel(port), id.clone())));
-                behind.insert(id, controller.id());
-                companions.push(companion.interface);
-            }
-        }
         let mut profiles: HashMap<Id, Vec<usize>> = HashMap::new();
         for (at, saved) in facts.profiles.iter().enumerate() {
             if let Some(id) = saved.id() {
                 profiles.entry(id).or_default().push(at);
             }
         }
-        let all = state.interfaces.iter().chain(&companions);
-        let index = all.enumerate().map(|(at, i)| (i.id(), at)).collect();
-        Observation {
+        let index = state
+            .interfaces
+            .iter()
+            .enumerate()
+            .map(|(at, i)| (i.id(), at))
+            .collect();
+        let mut seen = Observation {
             facts,
             state,
-            companions,
-            behind,
             profiles,
             index,
+            ..Observation::default()
+        };
+        seen.index_companions();
+        seen
+    }
+
+    fn index_companions(&mut self) {
+        for controller in &self.state.interfaces {
+            for companion in controller.kind.companions().unwrap_or_default() {
+                let id = companion.interface.id();
+                let ports = companion.ports.into_iter().map(|port| (Id::kernel(port), id.clone()));
+                self.behind.extend(ports);
+                self.behind.insert(id.clone(), controller.id());
+                self.index
+                    .insert(id, self.state.interfaces.len() + self.companions.len());
+                self.companions.push(companion.interface);
+            }
         }
+    }
+
+    /// A node of which only a document is known: every interface in it has a link and a device, none has a profile.
+    pub fn from_document(state: &NetworkState) -> Self {
+        let mut seen = Observation::new(state.skeleton());
+        seen.state = state.clone();
+        seen.state.interfaces.sort_by_key(Interface::id);
+        seen.index = seen
+            .state
+            .interfaces
+            .iter()
+            .enumerate()
+            .map(|(at, i)| (i.id(), at))
+            .collect();
+        seen.index_companions();
+        seen
     }
 
     /// What an interface is now.
@@ -216,6 +242,8 @@ pub trait Host: Send + Sync {
     fn extend(&self, checkpoint: &Checkpoint, ttl: Duration) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Carries out steps that do not depend on one another: all sent at once, returns when all are answered; the first error wins.
     fn execute(&self, wave: &[Step]) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Leaves the checkpoint in force for `ttl`: somebody else will commit it or roll it back.
+    fn hold(&self, checkpoint: &Checkpoint, ttl: Duration) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Keeps the changes.
     fn commit(&self, checkpoint: &Checkpoint) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Restores what was, and waits until the devices have settled (no longer than 60 s).

@@ -16,6 +16,7 @@ use crate::profile::{Dict, Profile, Value};
 
 pub mod checkpoint;
 pub mod codec;
+pub mod keyfile;
 mod monitor;
 pub mod proxy;
 

@@ -8,8 +8,11 @@ use crate::scalar::Id;
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 
+pub mod diff;
+pub mod offline;
 pub mod profiles;
 pub mod resolve;
+pub mod revert;
 pub mod sections;
 pub mod topology;
 pub mod verify;
@@ -40,20 +43,29 @@ impl Plan {
     }
 }
 
-/// Decides.
-pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid> {
-    plan_with(desired, seen, false)
+/// Choices of the caller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Keep profiles off the disk; absent then means down.
+    pub memory_only: bool,
+    /// Interfaces of the document lose every setting that it does not name.
+    pub override_iface: bool,
 }
 
-/// Decides; `memory_only` keeps profiles off the disk and turns absent into down.
-pub fn plan_with(desired: &NetworkState, seen: &Observation, memory_only: bool) -> Result<Plan, Invalid> {
+/// Decides.
+pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid> {
+    plan_with(desired, seen, Options::default())
+}
+
+/// Decides as `options` say.
+pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
     let mut resolved = resolve::resolve(desired, seen)?;
     refuse_unsupported(&resolved, seen)?;
     let warnings = skip_unsupported(&mut resolved, seen);
     let graph = topology::spread(&resolved, seen)?;
     let sections = sections::spread(&resolved, &graph, seen)?;
     let mut steps = Steps {
-        memory_only,
+        options,
         ..Steps::default()
     };
     let mut lines: Vec<String> = verify::verify(&resolved, seen)
@@ -104,7 +116,7 @@ fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<Stri
 /// Steps while they are collected.
 #[derive(Debug, Default)]
 struct Steps {
-    memory_only: bool,
+    options: Options,
     forget: Vec<Step>,
     save: Vec<Step>,
     deactivate: Vec<Step>,
@@ -116,7 +128,7 @@ struct Steps {
 impl Steps {
     fn into_waves(self) -> Vec<Vec<Step>> {
         let Steps {
-            memory_only: _,
+            options: _,
             forget,
             save,
             deactivate,
@@ -148,7 +160,7 @@ impl Steps {
     fn remove(&mut self, id: &Id, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
         let current = seen.interface(id);
         let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
-        if self.memory_only {
+        if self.options.memory_only {
             if current.is_some() {
                 self.take_down(id, seen);
             }
@@ -209,9 +221,15 @@ impl Steps {
         let controller = controller_of(id, graph, seen);
         let none = Extra::default();
         let extra = sections.extra.get(id).unwrap_or(&none);
-        let profile = profiles::build(id, touched, controller.as_ref(), extra, stock.base, seen);
+        let afresh = self.options.override_iface && touched.named;
+        let base = stock.base.filter(|_| !afresh);
+        let mut profile = profiles::build(id, touched, controller.as_ref(), extra, base, seen, afresh);
+        if let Some(kept) = stock.base.filter(|_| afresh) {
+            // the same profile with other content, so that applying it again finds nothing to do
+            profile.put("connection", "uuid", kept.uuid());
+        }
         let keys = stock.base.map(|b| profiles::differing_keys(&b.profile, &profile));
-        let persistent = stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.memory_only;
+        let persistent = stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.options.memory_only;
         let save = keys.as_ref().is_none_or(|k| !k.is_empty()) || !persistent;
         let device = seen.facts.device_of(id);
         let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
@@ -241,7 +259,7 @@ impl Steps {
                 iface: id.clone(),
                 profile,
                 path,
-                memory_only: self.memory_only,
+                memory_only: self.options.memory_only,
             });
         }
         let step = match reapply {
@@ -259,7 +277,7 @@ impl Steps {
         }
         let depth = topology::depth(id, graph, seen);
         self.activate.entry(depth).or_default().push(step);
-        if !self.memory_only {
+        if !self.options.memory_only {
             for other in stock.others.iter().filter(|o| o.id().as_ref() == Some(id)) {
                 self.after.push(Step::Forget {
                     iface: id.clone(),

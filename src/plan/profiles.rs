@@ -68,7 +68,7 @@ impl<'a> Stock<'a> {
 }
 
 /// The profile for a touched interface. Everything that the document does not name stays as the base profile has it;
-/// without a base, as the kernel has it.
+/// without a base, as the kernel has it; `afresh`, as NetworkManager makes it by itself.
 pub fn build(
     id: &Id,
     touched: &Touched,
@@ -76,8 +76,9 @@ pub fn build(
     extra: &Extra,
     base: Option<&SavedProfile>,
     seen: &Observation,
+    afresh: bool,
 ) -> Profile {
-    let current = seen.interface(id);
+    let current = seen.interface(id).filter(|_| !afresh);
     let asked = merged(touched, current, base.is_some());
     let mut p = base.map(|b| b.profile.clone()).unwrap_or_default();
     head(id, &asked, &mut p, seen);

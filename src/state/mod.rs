@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
+use crate::scalar::Space;
 
 pub mod dns;
 pub mod iface;
@@ -143,6 +144,69 @@ impl NetworkState {
             routes: Some(route::from_facts(facts)),
             interfaces,
         }
+    }
+
+    /// The links and devices that there must be for this to be a reading; no profiles.
+    pub fn skeleton(&self) -> Facts {
+        let mut facts = Facts::default();
+        let kernel = self.interfaces.iter().filter(|i| i.kind.space() == Space::Kernel);
+        for (index, i) in (1u32..).zip(kernel) {
+            let b = &i.base;
+            facts.links.push(Link {
+                index,
+                name: b.name.clone(),
+                alt_names: b.alt_names.iter().flatten().map(|a| a.name.clone()).collect(),
+                kind: i
+                    .kind
+                    .is_virtual()
+                    .then(|| AnyKind::link_kind(i.kind.nm_type()).to_owned()),
+                arphrd: if i.kind.nm_type() == "loopback" { 772 } else { 1 },
+                admin_up: i.is_up(),
+                running: i.is_up(),
+                mac: b.mac_address.as_deref().and_then(crate::scalar::mac),
+                permanent_mac: b.permanent_mac_address.as_deref().and_then(crate::scalar::mac),
+                pci_address: b.pci_address.clone(),
+                mtu: b.mtu,
+                min_mtu: b.min_mtu,
+                max_mtu: b.max_mtu,
+                ..Link::default()
+            });
+            facts.devices.push(crate::facts::Device {
+                interface: b.name.clone(),
+                // NM_DEVICE_STATE_*: unmanaged, activated, disconnected
+                state: match b.state.unwrap_or_default() {
+                    State::Ignore => 10,
+                    State::Up => 100,
+                    State::Down | State::Absent => 30,
+                },
+                managed: !i.is_ignored(),
+                real: true,
+                ..Default::default()
+            });
+        }
+        for i in &self.interfaces {
+            let at = |name: &String| facts.links.iter().position(|l| l.name == *name);
+            let controller = at(&i.base.name).and_then(|_| i.base.controller.as_ref()).and_then(at);
+            let index = controller.map(|c| facts.links[c].index);
+            if let Some(link) = facts.links.iter_mut().find(|l| l.name == i.base.name) {
+                link.controller = index;
+            }
+        }
+        facts
+    }
+
+    /// What of a reading is configuration: without what was given by DHCP or RA, what is only read, and what merely runs.
+    pub fn running_config(mut self) -> Self {
+        for interface in &mut self.interfaces {
+            interface.drop_read_only();
+        }
+        if let Some(routes) = &mut self.routes {
+            routes.running = None;
+        }
+        if let Some(dns) = &mut self.dns_resolver {
+            dns.running = None;
+        }
+        self
     }
 
     /// Replaces secrets by a placeholder.

@@ -479,6 +479,18 @@ impl Interface {
         Id::in_space(self.base.name.clone(), self.kind.space())
     }
 
+    /// Drops what is only read: limits of the driver, addresses that somebody gave for a time, neighbours that were heard.
+    pub fn drop_read_only(&mut self) {
+        self.base.min_mtu = None;
+        self.base.max_mtu = None;
+        for ip in [&mut self.ipv4, &mut self.ipv6].into_iter().flatten() {
+            ip.drop_dynamic();
+        }
+        if let Some(lldp) = &mut self.parts.lldp {
+            lldp.neighbors = None;
+        }
+    }
+
     /// Replaces secrets by a placeholder.
     pub fn hide_secrets(&mut self) {
         let paths: Vec<String> = Parts::secrets()

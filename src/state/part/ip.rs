@@ -195,6 +195,15 @@ impl Ip {
         self.is_enabled() && (self.dhcp == Some(true) || self.autoconf == Some(true))
     }
 
+    /// Leaves only addresses that a person wrote.
+    pub fn drop_dynamic(&mut self) {
+        let kept: Option<Vec<Addr>> = self
+            .address
+            .as_ref()
+            .map(|_| self.static_addresses().cloned().collect());
+        self.address = kept;
+    }
+
     /// Addresses that a person wrote: neither dynamic nor link-local.
     pub fn static_addresses(&self) -> impl Iterator<Item = &Addr> {
         self.address

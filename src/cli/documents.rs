@@ -1,0 +1,79 @@
+//! Commands that work on documents alone: `format`, `validate`, `gd`, `gr`, `gc`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{apply, input, output};
+use crate::nm::keyfile;
+use crate::plan::{self, diff, offline, revert};
+use crate::state::NetworkState;
+use crate::yaml;
+
+/// `netwright format`: reads a document and prints it in the usual order.
+pub fn format(file: &Path) -> anyhow::Result<()> {
+    output::print(&input::state(file)?, false)
+}
+
+/// Flags of `netwright validate`.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// A state or a policy; `-` or none is stdin.
+    file: Option<PathBuf>,
+    /// The state of the node that it is for. Without it a node is assumed that has whatever hardware the document names.
+    #[arg(short, long)]
+    current: Option<PathBuf>,
+}
+
+/// Prints the document if a plan can be made for it.
+pub fn validate(args: &Validate) -> anyhow::Result<()> {
+    let file = args.file.as_deref().unwrap_or(Path::new("-"));
+    let text = input::text(file)?;
+    let desired = NetworkState::from_json(yaml::read(&text)?)?;
+    let seen = match &args.current {
+        Some(current) => crate::host::Observation::from_document(&input::state(current)?),
+        None => offline::stage(&desired),
+    };
+    plan::plan(&desired, &seen)?;
+    print!("{text}");
+    Ok(())
+}
+
+/// `netwright gd`: the smallest document that leads from one state to another.
+pub fn differences(new: &Path, old: &Path) -> anyhow::Result<()> {
+    output::print(&diff::differences(&input::state(new)?, &input::state(old)?)?, false)
+}
+
+/// Flags of `netwright gr`.
+#[derive(Debug, Args)]
+pub struct Revert {
+    /// What is to be applied.
+    file: PathBuf,
+    /// The state before, instead of this node's.
+    #[arg(short, long)]
+    current: Option<PathBuf>,
+    /// JSON instead of YAML.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what undoes a document.
+pub async fn revert(args: &Revert) -> anyhow::Result<()> {
+    let desired = input::state(&args.file)?;
+    let seen = apply::observation(args.current.as_deref()).await?;
+    output::print(&revert::revert(&desired, &seen)?, args.json)
+}
+
+/// `netwright gc`: NetworkManager's files for a document, made without a daemon.
+pub fn configurations(file: &Path) -> anyhow::Result<()> {
+    let profiles = offline::profiles(&input::state(file)?)?;
+    let files: Vec<Value> = profiles
+        .iter()
+        .map(|p| {
+            let id = p.str("connection", "id").unwrap_or_default();
+            json!([format!("{id}.nmconnection"), keyfile::write(p)])
+        })
+        .collect();
+    output::print(&json!({ "NetworkManager": files }), false)
+}
