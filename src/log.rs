@@ -14,18 +14,19 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging. `RUST_LOG` wins over `verbose`.
-pub fn init(format: Format, verbose: u8) {
+/// Starts logging. `RUST_LOG` wins over `verbose` and `quiet`.
+pub fn init(format: Format, verbose: u8, quiet: bool) {
     let level = match verbose {
+        _ if quiet => "error",
         0 => "info",
         1 => "debug",
         _ => "trace",
     };
     // kube logs every failed connection as an error: a node that lost the apiserver would flood its journal
-    let quiet = format!(
+    let directives = format!(
         "{level},kube_client=off,kube_runtime=warn,hyper=warn,hyper_util=warn,rustls=warn,zbus=warn,hickory_proto=off,hickory_resolver=off,hickory_net=off,netlink_proto=warn,netlink_packet_route=error,surge_ping=off,tower=warn"
     );
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let text = fmt::layer()
         .with_writer(std::io::stderr)

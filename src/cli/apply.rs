@@ -61,6 +61,12 @@ pub struct How {
 }
 
 impl How {
+    /// The same, overriding interfaces too where a configuration file says so.
+    pub fn with_override(mut self, on: bool) -> Self {
+        self.override_iface |= on;
+        self
+    }
+
     fn prober(&self) -> Prober {
         match self.no_probes || super::called_as_nmstatectl() {
             true => Prober::none(),

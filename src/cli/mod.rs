@@ -9,11 +9,16 @@ use clap::{Args, Parser, Subcommand};
 use crate::{agent, controller, log};
 
 mod apply;
+mod autoconf;
 mod checkpoint;
 mod documents;
+mod edit;
 mod input;
+mod nic_names;
 mod output;
+mod service;
 mod show;
+mod statistic;
 
 /// Lock and journal.
 const STATE_DIR: &str = "/var/lib/netwright";
@@ -37,6 +42,9 @@ struct Cli {
     /// Tell more: once for debug, twice for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Say nothing but errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
     /// Form of the log on stderr; under systemd it goes to the journal.
     #[arg(long, global = true, default_value = "text")]
     log_format: log::Format,
@@ -85,6 +93,18 @@ enum Command {
         /// A file; `-` is stdin.
         file: PathBuf,
     },
+    /// Open the node's configuration in an editor and apply what was changed.
+    Edit(edit::Edit),
+    /// At boot: apply the documents of a folder.
+    Service(service::Service),
+    /// Print which shapes of network and which features documents use.
+    #[command(alias = "st")]
+    Statistic(statistic::Statistic),
+    /// Make interfaces for the VLANs that switches announce by LLDP.
+    Autoconf(autoconf::Autoconf),
+    /// Pin the names that network cards have now.
+    #[command(hide = true)]
+    PersistNicNames(nic_names::NicNames),
     /// Run on a node: apply policies, publish state and enactments.
     Agent(AgentArgs),
     /// Run once per cluster: grant slots, keep policy status.
@@ -161,12 +181,24 @@ impl From<AgentArgs> for agent::Config {
     }
 }
 
+/// Under a name that ends in `-autoconf` the program is that sub-command.
+fn arguments(mut given: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let name = given
+        .first()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    if name.ends_with("-autoconf") {
+        given.insert(1, "autoconf".into());
+    }
+    given
+}
+
 /// Parses the arguments and runs; prints an error once, with its causes.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
     // only fails where a provider is installed already
     let _ = rustls::crypto::ring::default_provider().install_default();
-    log::init(cli.log_format, cli.verbose);
+    log::init(cli.log_format, cli.verbose, cli.quiet);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -203,6 +235,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Validate(args) => documents::validate(&args)?,
         Command::Gd { new, old } => documents::differences(&new, &old)?,
         Command::Gr(args) => documents::revert(&args).await?,
+        Command::Edit(args) => return edit::run(args).await,
+        Command::Service(args) => service::run(args).await?,
+        Command::Statistic(args) => statistic::run(&args)?,
+        Command::Autoconf(args) => autoconf::run(args).await?,
+        Command::PersistNicNames(args) => nic_names::run(args).await?,
         Command::Gc { file } => documents::configurations(&file)?,
         Command::Agent(args) => agent::run(args.into()).await?,
         Command::Controller(config) => controller::run(config).await?,

@@ -169,12 +169,7 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
     // routes go with an interface that goes, with its addresses, and with its freedom
     let loses: BTreeSet<&str> = graph
         .iter()
-        .filter(|(_, t)| {
-            !t.wish.is_up()
-                || matches!(t.member, Membership::Joins(_))
-                || t.wish.ipv4.is_some()
-                || t.wish.ipv6.is_some()
-        })
+        .filter(|(id, t)| loses_routes(id, t, now))
         .map(|(id, _)| id.name.as_str())
         .collect();
     for route in config {
@@ -184,6 +179,15 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
         }
     }
     back
+}
+
+fn loses_routes(id: &Id, touched: &Touched, now: &NetworkState) -> bool {
+    let Some(current) = now.interfaces.iter().find(|i| i.id() == *id) else {
+        return false;
+    };
+    let changed = pick(&comparable(&touched.wish), &touched.wish.tree(), &comparable(current));
+    let joins = matches!(&touched.member, Membership::Joins(to) if current.base.controller.as_ref() != Some(&to.name));
+    !touched.wish.is_up() || joins || changed.contains_key("ipv4") || changed.contains_key("ipv6")
 }
 
 fn rules(resolved: &NetworkState, now: &NetworkState) -> Vec<Value> {

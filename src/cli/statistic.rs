@@ -1,0 +1,237 @@
+//! `netwright statistic`: which shapes of network and which features documents use, for whoever plans tests.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{input, output};
+use crate::error::Invalid;
+use crate::host::Observation;
+use crate::plan::{offline, resolve, topology};
+use crate::scalar::{Id, Space};
+use crate::state::NetworkState;
+use crate::state::iface::Identifier;
+
+/// Flags of `netwright statistic`.
+#[derive(Debug, Args)]
+pub struct Statistic {
+    /// Documents, laid over one another in order.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The state of the node that they are for.
+    #[arg(short, long)]
+    current: Option<PathBuf>,
+    /// JSON instead of YAML.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Usage {
+    topology: Vec<String>,
+    features: BTreeSet<&'static str>,
+}
+
+/// Prints topology and features.
+pub fn run(args: &Statistic) -> anyhow::Result<()> {
+    let mut usage = Usage::default();
+    for file in &args.files {
+        let desired = input::state(file)?;
+        let seen = match &args.current {
+            Some(current) => Observation::from_document(&input::state(current)?),
+            None => offline::stage(&desired),
+        };
+        let found = count(&desired, &seen)?;
+        usage.topology.extend(found.topology);
+        usage.features.extend(found.features);
+    }
+    usage.topology = longest(std::mem::take(&mut usage.topology));
+    output::print(&usage, args.json)
+}
+
+fn count(desired: &NetworkState, seen: &Observation) -> Result<Usage, Invalid> {
+    let resolved = resolve::resolve(desired, seen)?;
+    let graph = topology::spread(&resolved, seen)?;
+    let touched = graph
+        .iter()
+        .filter(|(id, t)| t.wish.is_up() && id.space != Space::OvsPort);
+    let topology = touched.map(|(id, _)| chain(id, &graph, seen)).collect();
+    Ok(Usage {
+        topology,
+        features: features(&resolved),
+    })
+}
+
+/// `auto_ip4,auto_ip6 -> vlan -> bond -> ethernet`
+fn chain(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
+    let mut words = vec![];
+    let ip = ip_words(id, graph, seen);
+    if !ip.is_empty() {
+        words.push(ip);
+    }
+    let mut above = vec![];
+    let mut at = id.clone();
+    while let Some(next) = topology::controller_after(&at, graph, seen).filter(|_| above.len() < 16) {
+        if next.space != Space::OvsPort {
+            above.push(kind(&next, graph, seen));
+        }
+        at = next;
+    }
+    words.extend(above);
+    words.push(kind(id, graph, seen));
+    words.extend(below(id, graph, seen, 0));
+    words.join(" -> ")
+}
+
+fn kind(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
+    let wish = graph.get(id).map(|t| t.wish.kind.type_name());
+    let name = wish
+        .or_else(|| seen.interface(id).map(|i| i.kind.type_name()))
+        .unwrap_or("unknown");
+    // a veth is an ethernet to most users
+    if name == "veth" {
+        "ethernet".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
+/// The longest way down over ports or parents.
+fn below(id: &Id, graph: &topology::Graph, seen: &Observation, level: usize) -> Vec<String> {
+    let Some(kinds) = graph
+        .get(id)
+        .map(|t| &t.wish.kind)
+        .or_else(|| seen.interface(id).map(|i| &i.kind))
+    else {
+        return vec![];
+    };
+    let next: Vec<Id> = kinds
+        .ports()
+        .unwrap_or_default()
+        .into_iter()
+        .chain(kinds.parents())
+        .map(Id::kernel)
+        .collect();
+    let ways = next.iter().filter(|_| level < 16).map(|n| {
+        let mut way = vec![kind(n, graph, seen)];
+        way.extend(below(n, graph, seen, level + 1));
+        way
+    });
+    ways.max_by_key(Vec::len).unwrap_or_default()
+}
+
+fn ip_words(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
+    let mut words = vec![];
+    for (ipv6, n) in [(false, 4), (true, 6)] {
+        let wish = graph.get(id).and_then(|t| t.wish.ip(ipv6));
+        let Some(ip) = wish.or_else(|| seen.interface(id).and_then(|i| i.ip(ipv6))) else {
+            continue;
+        };
+        if ip.is_auto() {
+            words.push(format!("auto_ip{n}"));
+        } else if ip.is_enabled() {
+            words.push(format!("static_ip{n}"));
+        }
+    }
+    words.join(",")
+}
+
+/// Drops what is part of a longer one.
+fn longest(mut all: Vec<String>) -> Vec<String> {
+    all.sort();
+    all.dedup();
+    let whole = all.clone();
+    all.retain(|one| !whole.iter().any(|other| other != one && other.contains(one.as_str())));
+    all
+}
+
+fn features(state: &NetworkState) -> BTreeSet<&'static str> {
+    let mut out = BTreeSet::new();
+    let tree = state.to_json();
+    let there = |pointer: &str| {
+        tree.pointer(pointer)
+            .is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty()))
+    };
+    for (pointer, word) in [
+        ("/dns-resolver/config/server", "static-dns-name-server"),
+        ("/dns-resolver/config/search", "static-dns-search"),
+        ("/dns-resolver/config/options", "static-dns-option"),
+        ("/hostname/config", "static-hostname"),
+        ("/routes/config", "static-route"),
+        ("/route-rules/config", "static-route-rule"),
+        ("/ovs-db", "ovs-db-global"),
+        ("/ovn/bridge-mappings", "ovn-mapping"),
+    ] {
+        if there(pointer) {
+            out.insert(word);
+        }
+    }
+    let rules = state.route_rules.iter().flat_map(|r| r.config.iter().flatten());
+    if rules.filter_map(|r| r.suppress_prefix_length).next().is_some() {
+        out.insert("static-route-rule-suppress-prefix-length");
+    }
+    for interface in &state.interfaces {
+        let tree = serde_json::Value::Object(interface.tree());
+        let there = |pointer: &str| tree.pointer(pointer).is_some_and(|v| !v.is_null());
+        for (pointer, word) in [
+            ("/ipv4/dhcp-custom-hostname", "dhcpv4-custom-hostname"),
+            ("/ipv6/dhcp-custom-hostname", "dhcpv6-custom-hostname"),
+            ("/lldp", "lldp"),
+            ("/mptcp", "mptcp"),
+            ("/ovs-db", "ovs-db-interface"),
+            ("/dpdk", "ovs-dpdk"),
+            ("/patch", "ovs-patch"),
+            ("/ethernet/sr-iov", "sriov"),
+        ] {
+            if there(pointer) {
+                out.insert(word);
+            }
+        }
+        let ports = tree.pointer("/bridge/port").and_then(|p| p.as_array());
+        if ports.into_iter().flatten().any(|p| p.get("link-aggregation").is_some()) {
+            out.insert("ovs-bond");
+        }
+        if interface.base.identifier == Some(Identifier::MacAddress) {
+            out.insert("mac-based-identifier");
+        }
+        if interface.name().starts_with("sriov:") {
+            out.insert("iface-name-refered-by-sriov-vf-id");
+        }
+    }
+    for (least, word) in [
+        (10, "iface-count10-plus"),
+        (50, "iface-count50-plus"),
+        (100, "iface-count100-plus"),
+        (200, "iface-count200-plus"),
+        (500, "iface-count500-plus"),
+    ] {
+        if state.interfaces.len() >= least {
+            out.insert(word);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_on_a_bridge_is_one_chain() {
+        let text = "interfaces:
+- {name: v0, type: vlan, vlan: {base-iface: br0, id: 5}, ipv4: {enabled: true, dhcp: true}}
+- {name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}
+routes: {config: [{destination: 192.0.2.0/24, next-hop-interface: v0}]}
+";
+        let state = NetworkState::from_json(crate::yaml::read(text).unwrap()).unwrap();
+        let usage = count(&state, &offline::stage(&state)).unwrap();
+        assert_eq!(
+            longest(usage.topology),
+            ["auto_ip4 -> vlan -> linux-bridge -> ethernet"]
+        );
+        assert_eq!(usage.features.into_iter().collect::<Vec<_>>(), ["static-route"]);
+    }
+}
