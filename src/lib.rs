@@ -3,17 +3,20 @@
 //! ```text
 //!  kube / file / stdin                                                            NNS, NNCE, NNCP, exit code
 //!         │                                                                                  ▲
-//!         └─► state (parse) ─► plan ─► Plan ─► transaction ─► Report ─► agent / controller / cli
-//!                                ▲               │   ▲
-//!    kernel, nm ─► facts ─► state (render) ─► Observation   └── probe
-//!         ▲                                      ▼
-//!         └───────────────────────────────────  host (checkpoint, execute, commit, rollback)
+//!         ├─► capture ─┐                                                                     │
+//!         └────────────┴─► state (parse) ─► plan ─► Plan ─► transaction ─► Report ─► agent / controller / cli
+//!                ▲                           ▲                │   ▲
+//!                └───────────────────────────┤                │   └── probe
+//!    kernel, nm ─► facts ─► state (render) ─► Observation     │
+//!         ▲                                                   ▼
+//!         └─────────────────────────────────────────────────  host (checkpoint, execute, commit, rollback)
 //! ```
 //!
-//! `error`, `scalar`, `facts`, `profile`, `state`, `plan` and `api` are pure: no clock, no file, no `.await`.
+//! `error`, `scalar`, `facts`, `profile`, `state`, `capture`, `plan` and `api` are pure: no clock, no file, no `.await`.
 
 pub mod agent;
 pub mod api;
+pub mod capture;
 pub mod cli;
 pub mod controller;
 pub mod error;
