@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::api::condition::{Enacting, is_true};
 use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
+use crate::capture::{Captured, Expressions};
 use crate::transaction::{Outcome, Report};
 
 use super::Config;
@@ -28,6 +29,20 @@ pub fn is_available(status: &Status, generation: i64) -> bool {
 pub fn has_slot(status: &Status, generation: i64, now: Timestamp) -> bool {
     let slot = status.slot.as_ref().filter(|s| s.generation == generation);
     slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now))
+}
+
+/// What captures found before, where that still counts: the expressions are the same, and a change began with it or found everything in
+/// place. Looked for again, the node might no longer look as it did before the change.
+pub fn captures_to_keep(status: &Status, expressions: &Expressions) -> Option<Captured> {
+    let found = Captured::from_json(status.captured_states.clone()?).ok()?;
+    let since = found.time().parse::<Timestamp>().ok();
+    let used = |a: &Attempt| {
+        a.start
+            .parse::<Timestamp>()
+            .is_ok_and(|start| since.is_some_and(|s| start >= s))
+    };
+    let counts = found.is_foreign() || is_true(&status.conditions, "Available") || status.attempts.iter().any(used);
+    (!expressions.is_empty() && found.answers(expressions) && counts).then_some(found)
 }
 
 /// What an attempt means for the enactment, and when to try again.
@@ -164,6 +179,35 @@ mod tests {
             [pause(0), pause(1), pause(2), pause(3), pause(4)],
             [Some(1), Some(2), Some(4), Some(8), None]
         );
+    }
+
+    #[test]
+    fn captures_are_kept_once_a_change_began_with_them() {
+        let expressions: Expressions = [("a".to_owned(), "all".to_owned())].into();
+        let at = |time: &str| {
+            let found = crate::capture::evaluate(&expressions, &serde_json::json!({}), &Default::default()).unwrap();
+            found.of(&expressions).at(time).to_json()
+        };
+        let status = |captured, start: &str| {
+            let mut status = after(&["failed"]);
+            status.attempts[0].start = start.into();
+            status.captured_states = Some(captured);
+            status
+        };
+        let early = "2026-01-01T00:00:00Z";
+        let late = "2026-01-01T00:00:09.5Z";
+        assert!(captures_to_keep(&status(at(early), early), &expressions).is_some());
+        assert!(captures_to_keep(&status(at(early), late), &expressions).is_some());
+        assert!(
+            captures_to_keep(&status(at(late), early), &expressions).is_none(),
+            "only waited with them"
+        );
+        let other = [("a".to_owned(), "interfaces.name".to_owned())].into();
+        assert!(captures_to_keep(&status(at(early), late), &other).is_none(), "edited");
+        let of_the_incumbent = serde_json::json!({"a": {"state": {}, "metaInfo": {"time": late, "version": "0"}}});
+        assert!(captures_to_keep(&status(of_the_incumbent.clone(), early), &expressions).is_some());
+        let two = [("a".to_owned(), String::new()), ("b".to_owned(), String::new())].into();
+        assert!(captures_to_keep(&status(of_the_incumbent, early), &two).is_none());
     }
 
     #[test]

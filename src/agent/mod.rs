@@ -21,7 +21,6 @@ pub mod decide;
 pub mod defaults;
 mod publish;
 pub mod standalone;
-pub mod template;
 mod worker;
 
 /// Flags of the agent.

@@ -1,7 +1,7 @@
 //! Without a cluster: policies from a folder, enactments and state under the run directory.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use crate::api::NodeNetworkConfigurationPolicy as Policy;
 use crate::api::condition::{self, Condition, Enacting};
 use crate::api::nnce::NodeNetworkConfigurationEnactmentStatus as Status;
 use crate::api::nncp::NodeNetworkConfigurationPolicySpec;
+use crate::capture::{self, Captured};
 use crate::error::Invalid;
 use crate::host::Host;
 use crate::host::live::LiveHost;
@@ -23,11 +24,12 @@ use crate::probe::Prober;
 use crate::transaction::{self, Options, Outcome};
 use crate::yaml;
 
-use super::{Config, decide, stop_signal, template, worker};
+use super::{Config, decide, stop_signal, worker};
 
 /// Watches the folder and applies what is new or changed, until it is told to stop.
 pub async fn run(config: &Config, dir: &Path, host: LiveHost) -> anyhow::Result<()> {
     std::fs::create_dir_all(config.run_dir.join("enactments"))?;
+    std::fs::create_dir_all(config.state_dir.join("captures"))?;
     let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
     let flags = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE;
     inotify::add_watch(&events, dir, flags).with_context(|| format!("watching {}", dir.display()))?;
@@ -96,7 +98,7 @@ async fn pass(
     Ok(())
 }
 
-/// Policies, or plain states that go by the file's name.
+/// Policies; or `capture` with `desired` and plain states, which go by the file's name.
 fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
     let mut all = vec![];
     for document in yaml::read_many(text)? {
@@ -105,8 +107,21 @@ fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
                 serde_json::from_value(document).map_err(|e| Invalid::new("document", e.to_string()))?;
             all.push(policy);
         } else {
+            let capture::Policy {
+                capture,
+                desired,
+                current,
+                ..
+            } = capture::Policy::from_json(document)?;
+            if current.is_some() {
+                return Err(Invalid::new(
+                    "current",
+                    "an agent looks at the node itself: leave it out",
+                ));
+            }
             let spec = NodeNetworkConfigurationPolicySpec {
-                desired_state: Some(document),
+                capture,
+                desired_state: Some(desired),
                 ..Default::default()
             };
             all.push(Policy::new(stem, spec));
@@ -117,23 +132,32 @@ fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
 
 async fn apply(config: &Config, host: &LiveHost, prober: &Prober, policy: &Policy) -> anyhow::Result<()> {
     let name = policy.name_any();
-    let node = template::Node {
+    let node = capture::Node {
         name: config.node_name.clone(),
         ..Default::default()
     };
     let mut status = Status::default();
+    let kept = captures_file(config, &name);
     loop {
         let start = Timestamp::now();
         let seen = host.observe().await?;
         let ready = prober
             .with_overrides(&policy.spec.probes)
             .map_err(|e| e.under("spec"))
-            .and_then(|prober| Ok((prober, worker::render(policy, &node, &seen)?)));
-        let (prober, (json, state)) = match ready {
+            .and_then(|prober| {
+                let before = read_captures(&kept).filter(|found| found.answers(&policy.spec.capture));
+                Ok((prober, worker::render(policy, &node, &seen, before, start)?))
+            });
+        let (prober, worker::Rendered { json, state, captured }) = match ready {
             Ok(ready) => ready,
             Err(fault) => return publish(config, &name, status, &Enacting::Failed(fault.to_string())),
         };
         status.desired_state = Some(json);
+        match &captured {
+            Some(found) => write(&kept, found)?,
+            None => remove(&kept)?,
+        }
+        status.captured_states = captured;
         publish(config, &name, status.clone(), &Enacting::Progressing)?;
         host.set_policy(&name);
         let done = transaction::run(
@@ -181,9 +205,21 @@ fn read_conditions(path: &Path) -> Vec<Condition> {
         .unwrap_or_default()
 }
 
-/// Enactments of policies that are gone; the configuration stays.
+/// Where the captures of a policy outlive a reboot: after it the node looks as the policy made it, not as it did before.
+fn captures_file(config: &Config, policy: &str) -> PathBuf {
+    config.state_dir.join("captures").join(format!("{policy}.yaml"))
+}
+
+fn read_captures(path: &Path) -> Option<Captured> {
+    let document = yaml::read(&std::fs::read_to_string(path).ok()?).ok()?;
+    Captured::from_json(document).ok()
+}
+
+/// Enactments and captures of policies that are gone; the configuration stays.
 fn forget_others(config: &Config, present: &[String]) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(config.run_dir.join("enactments"))?.flatten() {
+    let enactments = std::fs::read_dir(config.run_dir.join("enactments"))?;
+    let captures = std::fs::read_dir(config.state_dir.join("captures"))?;
+    for entry in enactments.chain(captures).flatten() {
         let stem = entry
             .path()
             .file_stem()
@@ -195,6 +231,14 @@ fn forget_others(config: &Config, present: &[String]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// It may be gone already.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// All or nothing: a reader never sees half a file.

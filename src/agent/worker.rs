@@ -23,6 +23,7 @@ use crate::api::{
     ANNOTATION_FULL_NAME, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY, NodeNetworkConfigurationEnactment as Enactment,
     NodeNetworkConfigurationPolicy as Policy, label_value,
 };
+use crate::capture::{self, Captured};
 use crate::error::{Invalid, chain};
 use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
@@ -32,7 +33,7 @@ use crate::probe::Prober;
 use crate::state::NetworkState;
 use crate::transaction::{self, Options, Outcome, Phase, Report};
 
-use super::{Config, decide, defaults, stop_signal, template};
+use super::{Config, decide, defaults, stop_signal};
 
 /// No call but a watch may take longer.
 const CALL: Duration = Duration::from_secs(10);
@@ -150,9 +151,9 @@ impl Worker {
         soonest
     }
 
-    fn node(&self) -> Option<template::Node> {
+    fn node(&self) -> Option<capture::Node> {
         let object = self.stores.node.state().into_iter().next()?;
-        Some(template::Node {
+        Some(capture::Node {
             name: self.config.node_name.clone(),
             labels: object.labels().clone(),
             annotations: object.annotations().clone(),
@@ -190,7 +191,7 @@ impl Worker {
         }
     }
 
-    async fn policy(&mut self, policy: &Policy, node: &template::Node) -> Result<Next, kube::Error> {
+    async fn policy(&mut self, policy: &Policy, node: &capture::Node) -> Result<Next, kube::Error> {
         let name = policy.name_any();
         let generation = policy.metadata.generation.unwrap_or(0);
         let status = self.status(&name);
@@ -228,7 +229,7 @@ impl Worker {
         self.attempt(policy, status, node).await
     }
 
-    async fn attempt(&mut self, policy: &Policy, status: Status, node: &template::Node) -> Result<Next, kube::Error> {
+    async fn attempt(&mut self, policy: &Policy, status: Status, node: &capture::Node) -> Result<Next, kube::Error> {
         let start = Timestamp::now();
         let begin = Instant::now();
         let seen = match self.host.observe().await {
@@ -245,12 +246,13 @@ impl Worker {
             .prober
             .with_overrides(&policy.spec.probes)
             .map_err(|e| e.under("spec"));
-        let rendered = prober.and_then(|prober| Ok((prober, render(policy, node, &seen)?)));
-        let planned = rendered.and_then(|(prober, (json, state))| {
-            let plan = plan::plan(&state, &seen).map_err(|e| e.under("spec.desiredState"))?;
-            Ok((prober, json, state, plan))
+        let before = decide::captures_to_keep(&status, &policy.spec.capture);
+        let rendered = prober.and_then(|prober| Ok((prober, render(policy, node, &seen, before, start)?)));
+        let planned = rendered.and_then(|(prober, rendered)| {
+            let plan = plan::plan(&rendered.state, &seen).map_err(|e| e.under("spec.desiredState"))?;
+            Ok((prober, rendered, plan))
         });
-        let (prober, json, state, plan) = match planned {
+        let (prober, Rendered { json, state, captured }, plan) = match planned {
             Ok(all) => all,
             Err(fault) => {
                 return self
@@ -260,6 +262,7 @@ impl Worker {
         };
         let status = Status {
             desired_state: Some(json),
+            captured_states: captured,
             plan: plan.lines.clone(),
             ..status
         };
@@ -447,10 +450,12 @@ impl Worker {
             observed_generation: generation,
             ..status
         };
+        let before = self.status(&name).unwrap_or_default();
         let ours = json!({
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
-            "desiredState": status.desired_state, "plan": status.plan, "probes": status.probes,
-            "attempts": status.attempts, "slot": status.slot,
+            "desiredState": merge_patch(before.desired_state.as_ref(), status.desired_state.as_ref()),
+            "capturedStates": merge_patch(before.captured_states.as_ref(), status.captured_states.as_ref()),
+            "plan": status.plan, "probes": status.probes, "attempts": status.attempts, "slot": status.slot,
         });
         let body = json!({ "status": ours });
         let object = nnce::name(&self.config.node_name, &name);
@@ -557,16 +562,41 @@ fn report(outcome: Outcome, begin: Instant) -> Report {
     }
 }
 
-/// The policy's desiredState for this node: templates filled in, default VLANs added; as published and as parsed.
-pub fn render(policy: &Policy, node: &template::Node, seen: &Observation) -> Result<(Value, NetworkState), Invalid> {
-    if !policy.spec.capture.is_empty() {
-        return Err(Invalid::new("spec.capture", "this version does not evaluate captures"));
-    }
-    let mut json = policy.spec.desired_state.clone().unwrap_or_else(|| json!({}));
-    template::fill(&mut json, node).map_err(|e| e.under("spec.desiredState"))?;
-    let mut with_vlans = json.clone();
+/// A policy for this node.
+pub struct Rendered {
+    /// The desired state as published: templates filled in, default VLANs added.
+    pub json: Value,
+    /// The same, parsed.
+    pub state: NetworkState,
+    /// What the captures found; None where there are none.
+    pub captured: Option<Value>,
+}
+
+/// Fills in the policy's desiredState. What captures found for an earlier attempt (`before`) is not looked for again.
+pub fn render(
+    policy: &Policy,
+    node: &capture::Node,
+    seen: &Observation,
+    before: Option<Captured>,
+    now: Timestamp,
+) -> Result<Rendered, Invalid> {
+    let expressions = &policy.spec.capture;
+    let captured = match before {
+        Some(found) => found,
+        None if expressions.is_empty() => Captured::default(),
+        None => {
+            // what is captured is published, and is to be the same when it is read back from there
+            let mut current = seen.state.clone();
+            current.hide_secrets();
+            let found = capture::evaluate(expressions, &current.to_json(), node).map_err(|e| e.under("spec"))?;
+            found.of(expressions).at(&now.to_string())
+        }
+    };
+    let empty = json!({});
+    let desired = policy.spec.desired_state.as_ref().unwrap_or(&empty);
+    let mut json = capture::fill(desired, &captured, node).map_err(|e| e.under("spec.desiredState"))?;
     if seen.facts.bridge_vlan_filtering != Some(false) {
-        defaults::default_bridge_vlans(&mut with_vlans);
+        defaults::default_bridge_vlans(&mut json);
     } else if defaults::default_bridge_vlans(&mut json.clone()) {
         info!(
             policy = policy.name_any(),
@@ -574,6 +604,34 @@ pub fn render(policy: &Policy, node: &template::Node, seen: &Observation) -> Res
             "this kernel has no VLAN filtering on bridges: default trunk VLANs 2-4094 left out"
         );
     }
-    let state = NetworkState::from_json(with_vlans.clone()).map_err(|e| e.under("spec.desiredState"))?;
-    Ok((with_vlans, state))
+    let state = NetworkState::from_json(json.clone()).map_err(|e| e.under("spec.desiredState"))?;
+    let captured = (!captured.is_empty()).then(|| captured.to_json());
+    Ok(Rendered { json, state, captured })
+}
+
+/// What a merge patch must say to turn one value into another: it leaves alone what it does not name.
+fn merge_patch(old: Option<&Value>, new: Option<&Value>) -> Value {
+    match (old, new) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let keys = old.keys().chain(new.keys());
+            keys.map(|key| (key.clone(), merge_patch(old.get(key), new.get(key))))
+                .collect()
+        }
+        (_, new) => new.cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_takes_away_what_is_not_there_any_more() {
+        let old = json!({"a": {"x": 1, "y": [1]}, "b": 1});
+        let new = json!({"a": {"y": [2]}, "c": {"d": 1}});
+        let want = json!({"a": {"x": null, "y": [2]}, "b": null, "c": {"d": 1}});
+        assert_eq!(merge_patch(Some(&old), Some(&new)), want);
+        assert_eq!(merge_patch(Some(&old), None), Value::Null);
+        assert_eq!(merge_patch(None, Some(&new)), new);
+    }
 }

@@ -92,9 +92,15 @@ impl How {
 
 /// Applies each document in turn; the first that fails ends it.
 pub async fn run(args: Apply) -> anyhow::Result<ExitCode> {
-    let documents = input::states(&args.files)?;
+    let documents = input::documents(&args.files)?;
     let _lock = Lock::take(&args.how.state_dir)?;
-    for desired in documents {
+    for document in documents {
+        // captures see what the documents before left
+        let seen = match document.needs_node() {
+            true => observation(None).await?,
+            false => Observation::default(),
+        };
+        let desired = document.desired(&seen)?;
         one(&desired, &args.how).await?;
     }
     Ok(ExitCode::SUCCESS)
@@ -160,14 +166,14 @@ pub async fn observation(current: Option<&std::path::Path>) -> anyhow::Result<Ob
 
 /// Prints what `run` would change, one line a property.
 pub async fn plan(args: Plan) -> anyhow::Result<()> {
-    let documents = input::states(&args.files)?;
+    let documents = input::documents(&args.files)?;
     let seen = observation(args.current.as_deref()).await?;
     let options = plan::Options {
         override_iface: args.override_iface,
         ..plan::Options::default()
     };
-    for desired in documents {
-        let plan = plan::plan_with(&desired, &seen, options)?;
+    for document in documents {
+        let plan = plan::plan_with(&document.desired(&seen)?, &seen, options)?;
         for warning in &plan.warnings {
             eprintln!("warning: {warning}");
         }

@@ -6,9 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{apply, input, output};
+use crate::host::Observation;
 use crate::nm::keyfile;
 use crate::plan::{self, diff, offline, revert};
-use crate::state::NetworkState;
 use crate::yaml;
 
 /// `netwright format`: reads a document and prints it in the usual order.
@@ -30,12 +30,19 @@ pub struct Validate {
 pub fn validate(args: &Validate) -> anyhow::Result<()> {
     let file = args.file.as_deref().unwrap_or(Path::new("-"));
     let text = input::text(file)?;
-    let desired = NetworkState::from_json(yaml::read(&text)?)?;
-    let seen = match &args.current {
-        Some(current) => crate::host::Observation::from_document(&input::state(current)?),
-        None => offline::stage(&desired),
-    };
-    plan::plan(&desired, &seen)?;
+    let document = input::Document::from_json(yaml::read(&text)?)?;
+    match &args.current {
+        Some(current) => {
+            let seen = Observation::from_document(&input::state(current)?);
+            plan::plan(&document.desired(&seen)?, &seen)?;
+        }
+        // what captures find on a node that is not known cannot be wrong
+        None if document.needs_node() => {}
+        None => {
+            let desired = document.desired(&Observation::default())?;
+            plan::plan(&desired, &offline::stage(&desired))?;
+        }
+    }
     print!("{text}");
     Ok(())
 }
@@ -60,9 +67,9 @@ pub struct Revert {
 
 /// Prints what undoes a document.
 pub async fn revert(args: &Revert) -> anyhow::Result<()> {
-    let desired = input::state(&args.file)?;
+    let document = input::document(&args.file)?;
     let seen = apply::observation(args.current.as_deref()).await?;
-    output::print(&revert::revert(&desired, &seen)?, args.json)
+    output::print(&revert::revert(&document.desired(&seen)?, &seen)?, args.json)
 }
 
 /// `netwright gc`: NetworkManager's files for a document, made without a daemon.

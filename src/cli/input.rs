@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::Value;
 
+use crate::capture::{Node, Policy};
 use crate::error::Invalid;
+use crate::host::Observation;
 use crate::state::NetworkState;
 use crate::yaml;
 
@@ -23,31 +25,75 @@ pub fn text(file: &Path) -> anyhow::Result<String> {
     read().with_context(|| format!("reading {}", file.display()))
 }
 
-/// One state document of a file; `-` is stdin.
-pub fn state(file: &Path) -> anyhow::Result<NetworkState> {
-    Ok(NetworkState::from_json(desired_state(yaml::read(&text(file)?)?))?)
+/// A state or a policy. What can be told wrong without a node has been told.
+pub struct Document(Policy);
+
+impl Document {
+    /// Reads a document.
+    pub fn from_json(json: Value) -> Result<Self, Invalid> {
+        let document = Document(Policy::from_json(json)?);
+        document.0.check(&node())?;
+        if !document.needs_node() {
+            document.desired(&Observation::default())?;
+        }
+        Ok(document)
+    }
+
+    /// It has captures that look at the node.
+    pub fn needs_node(&self) -> bool {
+        !self.0.capture.is_empty() && self.0.current.is_none()
+    }
+
+    /// What it wants of a node that looks like this. Captures never see secrets: the placeholder for one means the one that is there.
+    pub fn desired(&self, seen: &Observation) -> Result<NetworkState, Invalid> {
+        let current = match self.needs_node() {
+            true => {
+                let mut state = seen.state.clone();
+                state.hide_secrets();
+                state.to_json()
+            }
+            false => Value::Null,
+        };
+        let json = self.0.render(&current, &node())?;
+        NetworkState::from_json(json).map_err(|e| self.0.place(e))
+    }
 }
 
-/// Every document of the files; of a policy its desiredState. All are read and parsed before anything is touched.
-pub fn states(files: &[PathBuf]) -> anyhow::Result<Vec<NetworkState>> {
+/// This machine; labels and annotations are known in a cluster only.
+fn node() -> Node {
+    Node {
+        name: super::hostname(),
+        ..Node::default()
+    }
+}
+
+/// The document of a file; `-` is stdin.
+pub fn document(file: &Path) -> anyhow::Result<Document> {
+    Ok(Document::from_json(yaml::read(&text(file)?)?)?)
+}
+
+/// One state of a file, or of a policy its desiredState; `-` is stdin.
+pub fn state(file: &Path) -> anyhow::Result<NetworkState> {
+    let document = document(file)?;
+    if document.needs_node() {
+        let reason = "captures look at a node, and this command does not: `plan` and `apply` do";
+        return Err(Invalid::new("capture", reason).into());
+    }
+    Ok(document.desired(&Observation::default())?)
+}
+
+/// Every document of the files. All are read and parsed before anything is touched.
+pub fn documents(files: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
     let stdin = [PathBuf::from("-")];
     let files = if files.is_empty() { &stdin } else { files };
     let mut all = vec![];
     for file in files {
-        for document in yaml::read_many(&text(file)?)? {
-            all.push(NetworkState::from_json(desired_state(document))?);
+        for json in yaml::read_many(&text(file)?)? {
+            all.push(Document::from_json(json)?);
         }
     }
     if all.is_empty() {
         return Err(Invalid::new("document", "there is nothing in it").into());
     }
     Ok(all)
-}
-
-fn desired_state(mut document: Value) -> Value {
-    let policy = document.get("kind").and_then(Value::as_str) == Some("NodeNetworkConfigurationPolicy");
-    match document.pointer_mut("/spec/desiredState") {
-        Some(state) if policy => state.take(),
-        _ => document,
-    }
 }
