@@ -155,6 +155,65 @@ fn a_wrong_policy_fails_with_the_path_and_can_be_mended() {
 }
 
 #[test]
+fn captures_are_kept_in_the_enactment_while_only_the_wish_changes() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    must(
+        cluster
+            .verb("exec")
+            .args(["node01", "ip", "link", "set", "eth1", "mtu", "1400"]),
+    );
+    let apply = |capture: &str, rest: &str| {
+        let spec = format!(
+            "{{capture: {{{capture}}}, desiredState: {{interfaces: [{{name: '{{{{ capture.odd.interfaces.0.name }}}}', type: ethernet, state: up, mtu: 1450, {rest}}}]}}}}"
+        );
+        cluster.kubectl_apply(&policy("p", &spec));
+    };
+    let told = |path: &str| {
+        let path = format!("jsonpath={{.status.{path}}}");
+        cluster.kubectl(&["get", "nnce", "node01.p", "-o", &path])
+    };
+    let generation = |n: &str| {
+        eventually("it is Available", &cluster, Duration::from_secs(20), || {
+            let path = "jsonpath={.items[*].status.policyGeneration} {.items[*].status.conditions[?(@.status==\"True\")].type}";
+            cluster.kubectl(&["get", "nnce", "-o", path]) == format!("{n} Available")
+        });
+    };
+    apply("odd: interfaces.mtu == 1400, all: ''", "description: first");
+    generation("1");
+    assert_eq!(told("capturedStates.odd.state.interfaces[*].name"), "eth1");
+    assert_eq!(told("capturedStates.odd.metaInfo.version"), "0");
+    assert_eq!(told("desiredState.interfaces[0].name"), "eth1");
+
+    // now no interface has 1400 any more; also not for an agent that starts afresh
+    apply("odd: interfaces.mtu == 1400, all: ''", "description: second");
+    generation("2");
+    must(cluster.verb("stop").arg("agent-node01"));
+    apply("odd: interfaces.mtu == 1400, all: ''", "description: third");
+    must(cluster.verb("agent").arg("node01"));
+    generation("3");
+
+    apply("odd: interfaces.mtu == 1450", "description: fourth");
+    generation("4");
+    assert_eq!(told("capturedStates.odd.state.interfaces[*].mtu"), "1450");
+    assert_eq!(
+        told("capturedStates.all"),
+        "",
+        "a capture that is gone leaves nothing behind"
+    );
+
+    apply("odd: interfaces.mtu == 1400", "description: fifth");
+    cluster.kubectl(&["wait", "nncp", "p", "--for", "condition=Degraded", "--timeout", "20s"]);
+    let message = told("conditions[?(@.type==\"Failing\")].message");
+    let want = "spec.capture.odd: not found: no entry of interfaces has mtu equal to '1400'
+| interfaces.mtu == 1400
+| ..................^";
+    assert_eq!(message, want);
+}
+
+#[test]
 fn packets_that_vanish_silently_roll_back_when_the_probe_times_out() {
     if !may_run() {
         return;

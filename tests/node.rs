@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{NETWRIGHT, Node, may_run, said};
@@ -150,6 +151,117 @@ fn wrong_input_is_named_and_nothing_is_touched() {
     assert_eq!(node.audit(), before);
 }
 
+/// An agent that takes policies from `policies`; to be killed.
+fn agent(node: &Node) -> Child {
+    let policies = node.dir.0.join("policies");
+    let _ = std::fs::create_dir(&policies);
+    let mut agent = node.command(NETWRIGHT, &["agent"]);
+    agent
+        .args(["--node-name", "node01", "--policy-dir"])
+        .arg(&policies)
+        .arg("--run-dir")
+        .arg(node.dir.0.join("run"))
+        .arg("--state-dir")
+        .arg(node.dir.0.join("state"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the agent starts")
+}
+
+#[test]
+fn plan_and_apply_fill_in_what_captures_find() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile"]);
+    let policy = |desired: &str| {
+        format!(
+            "kind: NodeNetworkConfigurationPolicy
+metadata: {{name: p}}
+spec:
+  capture:
+    gw: routes.running.destination == \"0.0.0.0/0\"
+    base: interfaces.name == capture.gw.routes.running.0.next-hop-interface
+  desiredState: {desired}
+"
+        )
+    };
+    let wish = policy(
+        "{interfaces: [{name: br0, type: linux-bridge, description: 'beside {{ capture.base.interfaces.0.name }} of {{ node.name }}', bridge: {port: [{name: eth1}]}}]}",
+    );
+    let file = node.dir.0.join("p.yaml");
+    std::fs::write(&file, &wish).expect("the policy is written");
+    let mut plan = node.command(NETWRIGHT, &["plan"]);
+    let planned = said(&plan.arg(&file).output().expect("netwright starts"));
+    assert!(planned.contains("beside mgmt0 of node01"), "{planned}");
+    let out = node.apply(&wish, &["--no-probes"]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(said(&node.apply(&wish, &["--no-probes"])).contains("nothing to change"));
+
+    let out = node.apply(
+        &policy("{interfaces: [{name: '{{ capture.base.interfaces.0.nmae }}'}]}"),
+        &[],
+    );
+    assert_eq!(out.status.code(), Some(65), "{}", said(&out));
+    let want = "spec.desiredState.interfaces[0].name: not found: interfaces.0 has no 'nmae'
+| {{ capture.base.interfaces.0.nmae }}
+| .............................^";
+    assert!(said(&out).contains(want), "{}", said(&out));
+}
+
+#[test]
+fn an_agent_keeps_what_was_captured_before_the_change() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--no-mgmt"]);
+    node.ip(&["link", "set", "eth1", "mtu", "1400"]);
+    let mut running = agent(&node);
+    let enactment = node.dir.0.join("run/enactments/p.yaml");
+    let until = |want: &str| {
+        let limit = Instant::now() + Duration::from_secs(20);
+        let said = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        while !(said(&enactment).contains(want) && said(&enactment).contains("Configured")) {
+            assert!(Instant::now() < limit, "{want} never came: {}", said(&enactment));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let put = |capture: &str, description: &str| {
+        let desired = format!(
+            "{{interfaces: [{{name: '{{{{ capture.odd.interfaces.0.name }}}}', type: ethernet, state: up, mtu: 1450, description: {description}}}]}}"
+        );
+        let policy = format!("capture: {{odd: {capture}}}\ndesired: {desired}\n");
+        let fresh = node.dir.0.join("p.new");
+        std::fs::write(&fresh, policy).expect("the policy is written");
+        std::fs::rename(&fresh, node.dir.0.join("policies/p.yaml")).expect("the policy is put there");
+    };
+    put("interfaces.mtu == 1400", "first");
+    until("first");
+    assert!(node.ip(&["link", "show", "eth1"]).contains("mtu 1450"));
+    // now no interface has 1400 any more
+    put("interfaces.mtu == 1400", "second");
+    until("second");
+    running.kill().expect("it is still there");
+    let _ = running.wait();
+    std::fs::remove_dir_all(node.dir.0.join("run")).expect("as after a reboot");
+    put("interfaces.mtu == 1400", "third");
+    let mut running = agent(&node);
+    until("third");
+    put("interfaces.mtu == \"1400\"", "fourth");
+    let limit = Instant::now() + Duration::from_secs(20);
+    let failed = || std::fs::read_to_string(&enactment).unwrap_or_default();
+    while !failed().contains("no entry of interfaces has mtu equal to") {
+        assert!(
+            Instant::now() < limit,
+            "an edited capture is looked for afresh: {}",
+            failed()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    running.kill().expect("it is still there");
+    let _ = running.wait();
+}
+
 #[test]
 fn a_killed_apply_leaves_the_node_as_it_was_after_the_next_start() {
     if !may_run() {
@@ -174,19 +286,7 @@ fn a_killed_apply_leaves_the_node_as_it_was_after_the_next_start() {
     }
     child.kill().expect("it is still there");
     let _ = child.wait();
-    let policies = node.dir.0.join("policies");
-    std::fs::create_dir(&policies).expect("a folder for policies");
-    let mut agent = node.command(NETWRIGHT, &["agent"]);
-    let mut agent = agent
-        .args(["--node-name", "node01", "--policy-dir"])
-        .arg(&policies)
-        .arg("--run-dir")
-        .arg(node.dir.0.join("run"))
-        .arg("--state-dir")
-        .arg(&state)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the agent starts");
+    let mut agent = agent(&node);
     let limit = Instant::now() + Duration::from_secs(20);
     while !node.ip(&["-br", "addr", "show", "mgmt0"]).contains("10.99.1.2") {
         assert!(Instant::now() < limit, "the next start did not put the address back");
