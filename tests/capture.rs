@@ -207,6 +207,50 @@ fn a_chain_of_captures_may_be_long() {
     assert!(found.expect("a chain").state("c19999").is_some());
 }
 
+#[test]
+fn the_policy_command_captures_once_and_fills_in_again() {
+    let dir = std::env::temp_dir().join(format!("nw-policy-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder under the temporary one");
+    let put = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).expect("it is written");
+        path.display().to_string()
+    };
+    let policy = put(
+        "policy.yaml",
+        "capture: {gw: routes.running.destination == \"0.0.0.0/0\", base: interfaces.name == capture.gw.routes.running.0.next-hop-interface}
+desired: {interfaces: [{name: '{{ capture.base.interfaces.0.name }}', mac-address: '{{ capture.base.interfaces.0.mac-address }}', type: ethernet}]}",
+    );
+    let current = put(
+        "current.yaml",
+        "interfaces: [{name: eth0, type: ethernet, state: up, mac-address: 52:54:00:00:00:01, ipv4: {enabled: true, address: [{ip: 192.0.2.2, prefix-length: 24}]}}]
+routes: {running: [{destination: 0.0.0.0/0, next-hop-interface: eth0, next-hop-address: 192.0.2.1}]}",
+    );
+    let nothing = put("nothing.yaml", "interfaces: []");
+    let kept = dir.join("captured.json").display().to_string();
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_netwright"));
+        let out = command.args(args).output().expect("netwright starts");
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), said(&out.stdout), said(&out.stderr))
+    };
+    let want = json!({"interfaces": [{"name": "eth0", "type": "ethernet", "mac-address": "52:54:00:00:00:01"}]});
+    let first = run(&["policy", &policy, "-c", &current, "--json", "-o", &kept]);
+    assert_eq!(serde_json::from_str::<Value>(&first.1).ok(), Some(want), "{first:?}");
+    let captured: Value = read(Path::new(&kept)).expect("what was captured");
+    assert_eq!(captured["base"]["metaInfo"]["version"], "0");
+    assert_eq!(captured["base"]["state"]["interfaces"][0]["name"], "eth0");
+    let again = run(&["p", &policy, "-c", &nothing, "--json", "-a", &kept]);
+    assert_eq!(again.1, first.1, "{again:?}");
+    let (code, _, said) = run(&["policy", &policy, "-c", &nothing]);
+    let fault = "capture.gw: not found: there is no routes.running";
+    assert!(code == Some(65) && said.contains(fault), "{said}");
+    assert_eq!(run(&["validate", &policy, "-c", &current]).0, Some(0));
+    assert_eq!(run(&["validate", &policy, "-c", &nothing]).0, Some(65));
+    assert_eq!(run(&["validate", &policy]).0, Some(0));
+    std::fs::remove_dir_all(&dir).expect("it was there");
+}
+
 /// Texts made of what the language is made of.
 fn expression() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec![

@@ -79,11 +79,15 @@ impl Policy {
         check(&self.capture, node).map_err(|e| self.place_capture(e))
     }
 
-    /// The desired state, with what the captures find in this current state.
-    pub fn render(&self, current: &Value, node: &Node) -> Result<Value, Invalid> {
+    /// What the captures find in this current state, or in the one that the policy brings along.
+    pub fn evaluate(&self, current: &Value, node: &Node) -> Result<Captured, Invalid> {
         let current = self.current.as_ref().unwrap_or(current);
-        let captured = evaluate(&self.capture, current, node).map_err(|e| self.place_capture(e))?;
-        self.render_with(&captured, node)
+        evaluate(&self.capture, current, node).map_err(|e| self.place_capture(e))
+    }
+
+    /// The desired state, with what the captures find.
+    pub fn render(&self, current: &Value, node: &Node) -> Result<Value, Invalid> {
+        self.render_with(&self.evaluate(current, node)?, node)
     }
 
     /// The desired state, with what was captured before.

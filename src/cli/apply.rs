@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{input, output};
+use super::input::{self, Document};
+use super::output;
 use crate::agent::stop_signal;
 use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
@@ -95,15 +96,18 @@ pub async fn run(args: Apply) -> anyhow::Result<ExitCode> {
     let documents = input::documents(&args.files)?;
     let _lock = Lock::take(&args.how.state_dir)?;
     for document in documents {
-        // captures see what the documents before left
-        let seen = match document.needs_node() {
-            true => observation(None).await?,
-            false => Observation::default(),
-        };
-        let desired = document.desired(&seen)?;
-        one(&desired, &args.how).await?;
+        one_document(&document, &args.how).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Applies a document. Its captures see what the documents before it left.
+pub async fn one_document(document: &Document, how: &How) -> anyhow::Result<()> {
+    let seen = match document.needs_node() {
+        true => observation(None).await?,
+        false => Observation::default(),
+    };
+    one(&document.desired(&seen)?, how).await
 }
 
 /// Applies one document under the lock and prints what it changed. Ctrl-C puts everything back.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::capture::{Node, Policy};
+use crate::capture::{Captured, Node, Policy};
 use crate::error::Invalid;
 use crate::host::Observation;
 use crate::state::NetworkState;
@@ -44,8 +44,8 @@ impl Document {
         !self.0.capture.is_empty() && self.0.current.is_none()
     }
 
-    /// What it wants of a node that looks like this. Captures never see secrets: the placeholder for one means the one that is there.
-    pub fn desired(&self, seen: &Observation) -> Result<NetworkState, Invalid> {
+    /// What its captures find on a node that looks like this. They never see secrets: the placeholder for one means the one that is there.
+    pub fn captured(&self, seen: &Observation) -> Result<Captured, Invalid> {
         let current = match self.needs_node() {
             true => {
                 let mut state = seen.state.clone();
@@ -54,8 +54,18 @@ impl Document {
             }
             false => Value::Null,
         };
-        let json = self.0.render(&current, &node())?;
+        self.0.evaluate(&current, &node())
+    }
+
+    /// What it wants, with what was captured.
+    pub fn filled(&self, captured: &Captured) -> Result<NetworkState, Invalid> {
+        let json = self.0.render_with(captured, &node())?;
         NetworkState::from_json(json).map_err(|e| self.0.place(e))
+    }
+
+    /// What it wants of a node that looks like this.
+    pub fn desired(&self, seen: &Observation) -> Result<NetworkState, Invalid> {
+        self.filled(&self.captured(seen)?)
     }
 }
 

@@ -16,6 +16,7 @@ mod edit;
 mod input;
 mod nic_names;
 mod output;
+mod policy;
 mod service;
 mod show;
 mod statistic;
@@ -100,6 +101,9 @@ enum Command {
     /// Print which shapes of network and which features documents use.
     #[command(alias = "st")]
     Statistic(statistic::Statistic),
+    /// Print what a policy wants of this node, with what its captures find.
+    #[command(alias = "p")]
+    Policy(policy::Policy),
     /// Make interfaces for the VLANs that switches announce by LLDP.
     Autoconf(autoconf::Autoconf),
     /// Pin the names that network cards have now.
@@ -238,6 +242,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Edit(args) => return edit::run(args).await,
         Command::Service(args) => service::run(args).await?,
         Command::Statistic(args) => statistic::run(&args)?,
+        Command::Policy(args) => policy::run(args).await?,
         Command::Autoconf(args) => autoconf::run(args).await?,
         Command::PersistNicNames(args) => nic_names::run(args).await?,
         Command::Gc { file } => documents::configurations(&file)?,

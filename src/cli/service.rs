@@ -106,8 +106,8 @@ async fn one(file: &Path, conf: &Conf, how: &How) -> anyhow::Result<bool> {
     if conf.keep_state_file_after_apply && fs::read_to_string(&applied).is_ok_and(|before| before == text) {
         return Ok(false);
     }
-    for desired in input::states(&[file.to_owned()])? {
-        apply::one(&desired, how).await?;
+    for document in input::documents(&[file.to_owned()])? {
+        apply::one_document(&document, how).await?;
     }
     match conf.keep_state_file_after_apply {
         true => fs::write(&applied, text)?,
