@@ -18,6 +18,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 const VERIFY: Duration = Duration::from_secs(5);
 /// The end of waiting, however much still changes: 30 s is what STP takes to forward (2 × forward delay of 15 s).
 const VERIFY_LIMIT: Duration = Duration::from_secs(35);
+/// What somebody else put on an interface stays there: after this long without an event nobody is going to take it away.
+const LINGER: Duration = Duration::from_secs(2);
 /// How long the probes may take to pass again after a rollback.
 const AFTER_ROLLBACK: Duration = Duration::from_secs(30);
 
@@ -285,10 +287,10 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             .await
             .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
         let missing = verify::verify(&plan.expect, &seen);
-        if missing.is_empty() {
+        let quiet = last_change.elapsed();
+        if missing.is_empty() && (at_rest(plan, &seen.facts) || quiet >= LINGER || begin.elapsed() >= VERIFY_LIMIT) {
             return Ok(());
         }
-        let quiet = last_change.elapsed();
         if quiet >= VERIFY || begin.elapsed() >= VERIFY_LIMIT {
             let shown: Vec<String> = missing
                 .iter()
@@ -308,12 +310,27 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             return Err(Setback::at(Phase::Verify, cause));
         }
         if host
-            .changed(VERIFY.saturating_sub(quiet).min(Duration::from_secs(1)))
+            .changed(VERIFY.saturating_sub(quiet).min(Duration::from_millis(250)))
             .await
         {
             last_change = Instant::now();
         }
     }
+}
+
+/// Nothing of the old state answers for the new one: no touched device is on its way up or down, and every address that goes is gone.
+fn at_rest(plan: &Plan, facts: &Facts) -> bool {
+    // NM_DEVICE_STATE_*: 40 prepare … 60 need-auth, 80 ip-check, 90 secondaries, 110 deactivating; one in 70 (ip-config) waits for a server
+    let moving = |name: &String| {
+        facts
+            .device(name)
+            .is_some_and(|d| matches!(d.state, 40 | 50 | 60 | 80 | 90 | 110))
+    };
+    let lingers = |(name, ip): &(String, std::net::IpAddr)| {
+        let link = facts.link(name).map(|l| l.index);
+        facts.addresses.iter().any(|a| Some(a.link) == link && a.ip == *ip)
+    };
+    !plan.touched.iter().any(moving) && !plan.goes.iter().any(lingers)
 }
 
 /// What NetworkManager says of touched devices that failed (NM_DEVICE_STATE_FAILED 120, DISCONNECTED 30 with a reason).

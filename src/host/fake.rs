@@ -21,6 +21,9 @@ struct Machine {
     log: Vec<String>,
     fail: Option<String>,
     deaf: bool,
+    /// Addresses that an activation takes away stay for this many waits.
+    lingers: u32,
+    leaving: Vec<Address>,
 }
 
 /// The node of the tests.
@@ -53,6 +56,12 @@ impl FakeHost {
     /// Activation is answered but nothing happens.
     pub fn deaf(self) -> Self {
         self.lock().deaf = true;
+        self
+    }
+
+    /// Addresses that are taken away are still there for so many waits, as NetworkManager removes them after it has answered.
+    pub fn lingering(self, waits: u32) -> Self {
+        self.lock().lingers = waits;
         self
     }
 
@@ -132,7 +141,17 @@ impl Host for FakeHost {
 
     async fn changed(&self, limit: Duration) -> bool {
         tokio::time::sleep(limit).await;
-        false
+        let mut m = self.lock();
+        if m.leaving.is_empty() {
+            return false;
+        }
+        m.lingers = m.lingers.saturating_sub(1);
+        if m.lingers == 0 {
+            let leaving = std::mem::take(&mut m.leaving);
+            m.facts.addresses.retain(|a| !leaving.contains(a));
+            m.log.push("old addresses gone".to_owned());
+        }
+        true
     }
 }
 
@@ -368,7 +387,12 @@ impl Machine {
     }
 
     fn addresses(&mut self, index: u32, profile: &Profile) {
-        self.facts.addresses.retain(|a| a.link != index);
+        if self.lingers > 0 {
+            let old = self.facts.addresses.iter().filter(|a| a.link == index);
+            self.leaving.extend(old.cloned());
+        } else {
+            self.facts.addresses.retain(|a| a.link != index);
+        }
         for section in ["ipv4", "ipv6"] {
             for d in profile.dicts(section, "address-data") {
                 if let (Some(Value::Str(ip)), Some(Value::U32(prefix))) = (d.get("address"), d.get("prefix"))

@@ -34,6 +34,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// What must hold afterwards, by kernel names.
     pub expect: NetworkState,
+    /// Addresses that go: as long as one is there, the old way out may still answer a probe.
+    pub goes: Vec<(String, std::net::IpAddr)>,
 }
 
 impl Plan {
@@ -83,13 +85,55 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
     }
     steps.node.extend(sections.effects.iter().cloned().map(Step::Effect));
     let touched = steps.touched();
+    let goes = steps
+        .save
+        .iter()
+        .flat_map(|step| addresses_that_go(step, seen))
+        .collect();
     Ok(Plan {
         waves: steps.into_waves(),
         lines,
         touched,
         warnings,
         expect: resolved,
+        goes,
     })
+}
+
+/// What the kernel has on an interface and its new profile does not give it any more.
+fn addresses_that_go(step: &Step, seen: &Observation) -> Vec<(String, std::net::IpAddr)> {
+    let Step::Save { iface, profile, .. } = step else {
+        return vec![];
+    };
+    let Some(current) = seen.interface(iface) else {
+        return vec![];
+    };
+    let mut goes = vec![];
+    for (section, ip) in [("ipv4", &current.ipv4), ("ipv6", &current.ipv6)] {
+        // what a server gives is for the server to say
+        if matches!(profile.str(section, "method"), Some("auto" | "dhcp")) {
+            continue;
+        }
+        let kept = |ip: &std::net::IpAddr| {
+            let text = crate::profile::Value::Str(ip.to_string());
+            profile
+                .dicts(section, "address-data")
+                .iter()
+                .any(|d| d.get("address") == Some(&text))
+        };
+        let there = ip.iter().flat_map(|ip| ip.address.iter().flatten()).map(|a| a.ip);
+        goes.extend(
+            there
+                .filter(|ip| !kept(ip) && !is_kernels_own(ip))
+                .map(|ip| (iface.name.clone(), ip)),
+        );
+    }
+    goes
+}
+
+/// Loopback and link-local addresses come and go with the link.
+fn is_kernels_own(ip: &std::net::IpAddr) -> bool {
+    ip.is_loopback() || matches!(ip, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {

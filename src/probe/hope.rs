@@ -53,14 +53,11 @@ pub fn lost(
             }
             now => now.iter().map(|g| g.ip).collect(),
         },
-        ProbeKind::Dns(_) => {
-            let servers = if facts.dns.servers.is_empty() {
-                &baseline.servers
-            } else {
-                &facts.dns.servers
-            };
-            servers.iter().filter_map(|s| s.parse().ok()).collect()
+        ProbeKind::Dns(_) if facts.dns.servers.is_empty() => {
+            let rests = settled(facts, touched, false) && settled(facts, touched, true);
+            return rests.then(|| "no name server is left".to_owned());
         }
+        ProbeKind::Dns(_) => facts.dns.servers.iter().filter_map(|s| s.parse().ok()).collect(),
         ProbeKind::ApiServer | ProbeKind::NodeReadiness => cluster?.address().into_iter().collect(),
         ProbeKind::Tcp(host, _) | ProbeKind::Ping(host) => host.parse().ok().into_iter().collect(),
         ProbeKind::Http(_) => vec![],

@@ -153,7 +153,6 @@ pub struct Baseline {
     results: Vec<ProbeResult>,
     counting: Vec<ProbeSpec>,
     gateways: BTreeSet<IpAddr>,
-    servers: Vec<String>,
 }
 
 impl Baseline {
@@ -291,7 +290,6 @@ impl Prober {
                 .cloned()
                 .collect(),
             gateways: hope::gateways(&facts).into_iter().map(|g| g.ip).collect(),
-            servers: facts.dns.servers,
             results,
         }
     }

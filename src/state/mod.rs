@@ -185,9 +185,8 @@ impl NetworkState {
             });
         }
         for i in &self.interfaces {
-            let at = |name: &String| facts.links.iter().position(|l| l.name == *name);
-            let controller = at(&i.base.name).and_then(|_| i.base.controller.as_ref()).and_then(at);
-            let index = controller.map(|c| facts.links[c].index);
+            let named = |name: &String| facts.link(name).map(|l| l.index);
+            let index = i.base.controller.as_ref().and_then(named);
             if let Some(link) = facts.links.iter_mut().find(|l| l.name == i.base.name) {
                 link.controller = index;
             }

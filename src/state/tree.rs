@@ -23,9 +23,13 @@ pub fn overlay(base: &mut Value, over: &Value) {
 /// True where something stood there.
 pub fn replace(tree: &mut Value, path: &str, value: &Value) -> bool {
     match tree {
-        Value::Array(list) => list
-            .iter_mut()
-            .fold(false, |any, item| replace(item, path, value) || any),
+        // every element, not only up to the first hit
+        Value::Array(list) => {
+            list.iter_mut()
+                .filter_map(|item| replace(item, path, value).then_some(()))
+                .count()
+                > 0
+        }
         Value::Object(map) => match path.split_once('/') {
             Some((key, rest)) => map.get_mut(key).is_some_and(|below| replace(below, rest, value)),
             None => map

@@ -217,7 +217,7 @@ impl Kind for Vlan {
             ),
             ("egress-qos-map", &s.egress_qos_map, |q: &Qos| q.to),
         ] {
-            for (i, q) in map.iter().flatten().enumerate().filter(|(_, q)| tag(q) > 7) {
+            if let Some((i, q)) = map.iter().flatten().enumerate().find(|(_, q)| tag(q) > 7) {
                 return Err(Invalid::new(
                     format!("vlan.{key}[{i}]"),
                     format!("priority {} of the tag is outside 0–7", tag(q)),
