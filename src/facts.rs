@@ -97,6 +97,26 @@ impl Facts {
         }
     }
 
+    /// NetworkManager holds it up, or is about to: its device is beyond `disconnected`, its VPN is there.
+    pub fn is_on(&self, id: &Id) -> bool {
+        match id.space {
+            Space::Vpn => self.active(id).is_some(),
+            _ => self.device_of(id).is_some_and(|d| d.state > 30),
+        }
+    }
+
+    /// The active connection of an interface while it comes up or is up, unless it only mirrors what somebody else configured.
+    pub fn running(&self, id: &Id) -> Option<&Active> {
+        let on = match id.space {
+            // NM_ACTIVE_CONNECTION_STATE_*: 1 activating, 2 activated
+            Space::Vpn => self.active(id).is_some_and(|a| matches!(a.state, 1 | 2)),
+            _ => self
+                .device_of(id)
+                .is_some_and(|d| !d.external() && (40..110).contains(&d.state)),
+        };
+        self.active(id).filter(|_| on)
+    }
+
     /// The profile with this uuid.
     pub fn profile(&self, uuid: &str) -> Option<&SavedProfile> {
         self.profiles.iter().find(|p| p.uuid() == uuid)

@@ -1,6 +1,7 @@
 //! A NetworkManager connection as a plain value: setting → key → value. Pure; `nm::codec` moves it over D-Bus.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// One settings value. The variant decides the D-Bus signature.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +90,35 @@ impl Profile {
         self.settings.remove(setting);
     }
 
+    /// Adds what GetSecrets says. Items of lists (peers of WireGuard) are matched by `public-key`.
+    pub fn add_secrets(&mut self, secrets: Profile) {
+        for (setting, keys) in secrets.settings {
+            for (key, value) in keys {
+                let slot = self.settings.entry(setting.clone()).or_default().entry(key);
+                let known = match slot {
+                    Entry::Vacant(slot) => {
+                        slot.insert(value);
+                        continue;
+                    }
+                    Entry::Occupied(slot) => slot.into_mut(),
+                };
+                match (known, value) {
+                    (Value::Dicts(known), Value::Dicts(secret)) => {
+                        for extra in secret {
+                            let same = |d: &&mut Dict| d.get("public-key") == extra.get("public-key");
+                            known
+                                .iter_mut()
+                                .find(same)
+                                .into_iter()
+                                .for_each(|d| d.extend(extra.clone()));
+                        }
+                    }
+                    (known, value) => *known = value,
+                }
+            }
+        }
+    }
+
     /// A key's value.
     pub fn get(&self, setting: &str, key: &str) -> Option<&Value> {
         self.settings.get(setting)?.get(key)
@@ -127,6 +157,14 @@ impl Profile {
         match self.get(setting, key) {
             Some(Value::Strs(v)) => v,
             _ => &[],
+        }
+    }
+
+    /// A key's value where it is a map of texts.
+    pub fn map(&self, setting: &str, key: &str) -> Option<&BTreeMap<String, String>> {
+        match self.get(setting, key)? {
+            Value::StrMap(v) => Some(v),
+            _ => None,
         }
     }
 

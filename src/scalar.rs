@@ -93,6 +93,57 @@ where
     opt_int(de)?.ok_or_else(|| de::Error::custom("a number is needed"))
 }
 
+/// Reads an optional text that may look like something else: booleans become `yes` and `no`, numbers their decimal form.
+pub fn opt_text<'de, D: Deserializer<'de>>(de: D) -> Result<Option<String>, D::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a text, a number or a boolean")
+        }
+        fn visit_bool<E: de::Error>(self, v: bool) -> Result<Self::Value, E> {
+            Ok(Some(if v { "yes" } else { "no" }.to_owned()))
+        }
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<Self::Value, E> {
+            Ok(Some(v.to_string()))
+        }
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<Self::Value, E> {
+            Ok(Some(v.to_string()))
+        }
+        fn visit_f64<E: de::Error>(self, v: f64) -> Result<Self::Value, E> {
+            Ok(Some(v.to_string()))
+        }
+        fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
+            Ok(Some(v.to_owned()))
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    de.deserialize_any(Text)
+}
+
+/// A password or key. Neither its `Debug` form nor an error about it shows it.
+#[derive(Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl<'de> de::Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(de) {
+            Ok(serde_json::Value::String(text)) => Ok(Secret(text)),
+            // serde would quote the value
+            _ => Err(de::Error::custom("a secret must be a text; put it in quotes")),
+        }
+    }
+}
+
 /// Where a name is unique. Kernel links share one space; Open vSwitch bridges and ports and VPNs may be called like a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -210,6 +261,13 @@ mod tests {
         for bad in ["", ".", "..", "a b", "a/b", "a:b"] {
             assert!(bad_interface_name(bad).is_some(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_type_is_not_told() {
+        let fault = serde_json::from_str::<Secret>("123456").unwrap_err().to_string();
+        assert!(fault.contains("quotes") && !fault.contains("123456"), "{fault}");
+        assert!(!format!("{:?}", Secret("hush".to_owned())).contains("hush"));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Every file under `tests/golden/` is a case: a node, a wish, and the plan or the error that it leads to.
 //!
-//! `cards` are the node's network cards, `given` documents are applied first, `desired` is the wish. `lines` and `steps` are what is planned
-//! for it, `error` is what is said instead. Every wish is then carried out on the fake node, after which planning it again must find nothing.
+//! `cards` are the node's network cards (`ib…` of InfiniBand), `nm` is NetworkManager's version (1.42.4), `given` documents are applied first,
+//! `desired` is the wish. `lines` and `steps` are what is planned for it, `error` is what is said instead; `profiles` is what NetworkManager
+//! must have stored afterwards (at least), `shows` what the node must show. Every wish is then carried out on the fake node, after which planning it again must find nothing.
 
 use std::path::{Path, PathBuf};
 
 use netwright::host::fake::FakeHost;
 use netwright::plan::plan;
 use netwright::probe::Prober;
-use netwright::state::NetworkState;
+use netwright::profile;
+use netwright::state::{NetworkState, tree};
 use netwright::transaction::{Options, Outcome, run};
 use netwright::yaml;
 use serde::Deserialize;
@@ -20,6 +22,8 @@ struct Case {
     #[serde(default)]
     cards: Vec<String>,
     #[serde(default)]
+    nm: Option<String>,
+    #[serde(default)]
     given: Vec<Value>,
     desired: Value,
     #[serde(default)]
@@ -28,6 +32,67 @@ struct Case {
     steps: Option<Vec<Vec<String>>>,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default)]
+    profiles: Value,
+    #[serde(default)]
+    shows: Value,
+}
+
+/// A setting's value as plain JSON; bytes as text.
+fn plain(value: &profile::Value) -> Value {
+    use profile::Value as V;
+    let dict = |d: &profile::Dict| d.iter().map(|(k, v)| (k.clone(), plain(v))).collect::<Value>();
+    match value {
+        V::Bool(v) => (*v).into(),
+        V::Byte(v) => (*v).into(),
+        V::I32(v) => (*v).into(),
+        V::U32(v) => (*v).into(),
+        V::I64(v) => (*v).into(),
+        V::U64(v) => (*v).into(),
+        V::Str(v) => v.as_str().into(),
+        V::Bytes(v) => String::from_utf8_lossy(v).into_owned().into(),
+        V::Strs(v) => v.clone().into(),
+        V::U32s(v) => v.clone().into(),
+        V::StrMap(v) => v.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect(),
+        V::Dict(v) => dict(v),
+        V::Dicts(v) => v.iter().map(dict).collect(),
+    }
+}
+
+fn lacking(want: &Value, got: &Value) -> Vec<tree::Missing> {
+    let mut out = vec![];
+    if !want.is_null() {
+        tree::missing(want, got, "", &mut out);
+    }
+    out
+}
+
+/// What of `want` (profile by name → setting → key → value, null for none) the stored profiles lack.
+fn lacking_in_profiles(want: &Value, host: &FakeHost) -> Vec<tree::Missing> {
+    let stored: Value = (host.now().facts.profiles.iter())
+        .map(|p| {
+            let settings = p.profile.settings.iter();
+            let settings = settings.map(|(s, keys)| {
+                (
+                    s.clone(),
+                    keys.iter().map(|(k, v)| (k.clone(), plain(v))).collect::<Value>(),
+                )
+            });
+            let id = p.profile.str("connection", "id").unwrap_or_default().to_owned();
+            (id, settings.collect::<Value>())
+        })
+        .collect();
+    lacking(want, &stored)
+}
+
+/// What of `want` (interface by name → its document) the node does not show. Secrets are hidden.
+fn lacking_in_document(want: &Value, host: &FakeHost) -> Vec<tree::Missing> {
+    let mut state = host.now().state;
+    state.hide_secrets();
+    let shown: Value = (state.interfaces.iter())
+        .map(|i| (i.name().to_owned(), Value::Object(i.tree())))
+        .collect();
+    lacking(want, &shown)
 }
 
 async fn apply(host: &FakeHost, document: &Value) -> Outcome {
@@ -49,6 +114,9 @@ async fn check(path: &Path) -> Result<(), String> {
     }
     let cards: Vec<&str> = case.cards.iter().map(String::as_str).collect();
     let host = FakeHost::with_cards(&cards);
+    if let Some(version) = &case.nm {
+        host.meddle(|facts| facts.nm_version.clone_from(version));
+    }
     for document in &case.given {
         let outcome = apply(&host, document).await;
         if outcome != Outcome::Applied {
@@ -81,6 +149,14 @@ async fn check(path: &Path) -> Result<(), String> {
     let outcome = apply(&host, &case.desired).await;
     if !matches!(outcome, Outcome::Applied | Outcome::Unchanged) {
         return Err(format!("not applied: {outcome:?}"));
+    }
+    let lacking = [
+        lacking_in_profiles(&case.profiles, &host),
+        lacking_in_document(&case.shows, &host),
+    ]
+    .concat();
+    if !lacking.is_empty() {
+        return Err(format!("{lacking:#?}"));
     }
     match apply(&host, &case.desired).await {
         Outcome::Unchanged => Ok(()),

@@ -33,7 +33,7 @@ pub struct FakeHost {
 }
 
 impl FakeHost {
-    /// A node with these network cards, up and managed, without profiles.
+    /// A node with these network cards, up and managed, without profiles. Names that begin with `ib` are cards of InfiniBand.
     pub fn with_cards(cards: &[&str]) -> Self {
         let host = FakeHost::default();
         {
@@ -41,7 +41,9 @@ impl FakeHost {
             m.facts.nm_version = "1.42.4".to_owned();
             m.add_link("lo", None, 772, 10);
             for card in cards {
-                m.add_link(card, None, 1, 30);
+                // ARPHRD_ETHER, ARPHRD_INFINIBAND
+                let arphrd = if card.starts_with("ib") { 32 } else { 1 };
+                m.add_link(card, None, arphrd, 30);
             }
         }
         host
@@ -238,6 +240,15 @@ impl Machine {
     }
 
     fn deactivate(&mut self, id: &Id, which: impl Fn(&Active) -> bool) {
+        if id.space == Space::Vpn {
+            // the profile may be gone by now
+            let known: Vec<String> = self.facts.profiles.iter().map(|p| p.uuid().to_owned()).collect();
+            let this = self.facts.active(id).map(|a| a.uuid.clone());
+            self.facts
+                .vpns
+                .retain(|a| known.contains(&a.uuid) && !(Some(&a.uuid) == this.as_ref() && which(a)));
+            return;
+        }
         let mut devices = self.facts.devices.iter_mut();
         let Some(device) = devices.find(|d| d.interface == id.name && d.space() == id.space) else {
             return;
@@ -375,7 +386,7 @@ impl Machine {
 
     fn create(&mut self, iface: &str, profile: &Profile) {
         let nm_type = profile.str("connection", "type").unwrap_or_default();
-        let kind = AnyKind::link_kind(nm_type).to_owned();
+        let kind = AnyKind::link_kind(nm_type, profile).to_owned();
         self.add_link(iface, Some(&kind), 1, 30);
         if let Some(peer) = profile.str("veth", "peer").map(str::to_owned) {
             self.add_link(&peer, Some(&kind), 1, 30);

@@ -150,7 +150,8 @@ impl LiveHost {
             },
             Step::Disconnect { iface } => match device(iface) {
                 Some(at) => self.nm.disconnect(&iface.name, &at).await,
-                None => Ok(()),
+                // a VPN has no device
+                None => self.deactivate(iface).await,
             },
             Step::RemoveLink { iface } => match device(iface) {
                 Some(at) => self.nm.remove_link(&iface.name, &at).await,
@@ -245,10 +246,12 @@ impl Host for LiveHost {
             let mut known = self.known();
             let of = |d: &crate::facts::Device| Id::in_space(d.interface.clone(), d.space());
             known.devices = facts.devices.iter().map(|d| (of(d), d.path.clone())).collect();
+            let vpn = |a: &crate::facts::Active| Some((facts.profile(&a.uuid)?.id()?, a.path.clone()));
             known.active = facts
                 .devices
                 .iter()
                 .filter_map(|d| Some((of(d), d.active.as_ref()?.path.clone())))
+                .chain(facts.vpns.iter().filter_map(vpn))
                 .collect();
             known
                 .profiles

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tracing::debug;
 use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, DBusError, ObjectPath, OwnedVariant, Variant};
@@ -23,6 +25,8 @@ pub mod proxy;
 use proxy::{ConnectionProxy, DeviceProxy, ManagerProxy, SettingsManagerProxy};
 
 const SERVICE: &str = "org.freedesktop.NetworkManager";
+/// Settings that hold secrets and that we write.
+const SECRETS: [&str; 4] = ["802-1x", "macsec", "wireguard", "vpn"];
 /// No call of ours takes NetworkManager longer; the D-Bus default is 25 s too.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -202,7 +206,7 @@ impl NetworkManager {
     async fn saved(&self, at: String, properties: &Properties) -> Result<Option<SavedProfile>, HostError> {
         match self.connection(&at).await?.get_settings().await {
             Ok(settings) => Ok(Some(SavedProfile {
-                profile: codec::decode(&settings),
+                profile: self.with_secrets(&at, codec::decode(&settings)).await,
                 unsaved: property_bool(properties, "Unsaved"),
                 flags: number(properties, "Flags"),
                 filename: string(properties, "Filename"),
@@ -227,10 +231,8 @@ impl NetworkManager {
         match at {
             Some(at) => {
                 let connection = self.connection(at).await?;
-                let mut settings = codec::encode(profile);
-                self.keep_secrets(&connection, &mut settings).await;
                 connection
-                    .update2(settings, flags, HashMap::new())
+                    .update2(codec::encode(profile), flags, HashMap::new())
                     .await
                     .map_err(failed(tried))?;
                 Ok(at.to_owned())
@@ -246,23 +248,26 @@ impl NetworkManager {
         }
     }
 
-    /// GetSettings leaves secrets out, and Update2 without them would erase them.
-    async fn keep_secrets(&self, connection: &ConnectionProxy<'_>, settings: &mut proxy::Settings<'_>) {
-        for name in ["802-1x", "macsec", "wireguard", "vpn"]
+    /// GetSettings leaves secrets out: asks for those of the settings that may have some. What cannot be had stays out.
+    async fn with_secrets(&self, at: &str, mut profile: Profile) -> Profile {
+        let has: Vec<&str> = SECRETS
             .into_iter()
-            .filter(|n| settings.contains_key(*n))
-            .collect::<Vec<_>>()
-        {
-            let Ok(secrets) = connection.get_secrets(name).await else {
-                continue;
-            };
-            for (setting, keys) in secrets {
-                let slot = settings.entry(setting).or_default();
-                for (key, value) in keys {
-                    slot.entry(key).or_insert(Variant::from(value));
-                }
+            .filter(|s| profile.settings.contains_key(*s))
+            .collect();
+        if has.is_empty() {
+            return profile;
+        }
+        let Ok(connection) = self.connection(at).await else {
+            return profile;
+        };
+        let answers = join_all(has.iter().map(|setting| connection.get_secrets(setting))).await;
+        for (setting, answer) in has.iter().zip(answers) {
+            match answer {
+                Ok(secrets) => profile.add_secrets(codec::decode(&secrets)),
+                Err(e) => debug!("the secrets of {setting} in {at} cannot be read: {e}"),
             }
         }
+        profile
     }
 
     /// Deletes a profile; one that is gone already is fine.
@@ -280,8 +285,12 @@ impl NetworkManager {
             .await?
             .activate_connection(&path(connection)?, &device, &root)
             .await;
-        done.map(|_| ())
-            .map_err(failed(format!("activating the profile of {label}")))
+        done.map(|_| ()).map_err(|e| match missing_plugin(&e) {
+            Some(plugin) => HostError::Other(format!(
+                "activating the profile of {label}: the {plugin} plug-in of NetworkManager is missing: install NetworkManager-{plugin}"
+            )),
+            None => failed(format!("activating the profile of {label}"))(e),
+        })
     }
 
     /// Takes an active connection down; one that is gone already is fine.
@@ -333,6 +342,17 @@ impl NetworkManager {
             .await
             .map_err(failed("setting the global DNS configuration"))
     }
+}
+
+/// The VPN plug-in without which NetworkManager refuses to activate (`NM_VPN_PLUGIN_ERROR`, `The VPN service '…' was not installed.`).
+fn missing_plugin(e: &zbus::Error) -> Option<String> {
+    let text = e.to_string();
+    let service = text
+        .split_once("The VPN service '")?
+        .1
+        .split_once("' was not installed")?
+        .0;
+    Some(service.rsplit('.').next().unwrap_or(service).to_owned())
 }
 
 /// What we wanted away is away.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Invalid;
 use crate::host::{Observation, Step};
-use crate::scalar::Id;
+use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 
@@ -141,7 +141,8 @@ fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(),
         let label = format!("interfaces[{}]", wish.name());
         let link = seen.facts.link(wish.name());
         let kind = wish.kind.refuse_unsupported(&seen.facts);
-        kind.and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
+        kind.and_then(|()| wish.parts.refuse_beyond_links(wish.kind.space()))
+            .and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
             .map_err(|e| e.under(&label))?;
     }
     Ok(())
@@ -217,7 +218,7 @@ impl Steps {
                 path: saved.path.clone(),
             });
         }
-        let active = seen.facts.device_of(id).is_some_and(|d| d.state > 30);
+        let active = seen.facts.is_on(id);
         let label = format!("interfaces[{}]", id.name);
         if (virtual_link || active || Stock::of(id, seen).base.is_some())
             && !lines.iter().any(|l| l.starts_with(&label))
@@ -225,7 +226,7 @@ impl Steps {
             let why = if touched.named { "its profile" } else { &touched.because };
             lines.push(format!("{label}: {why} → absent"));
         }
-        if virtual_link {
+        if virtual_link && id.space != Space::Vpn {
             self.after.push(Step::RemoveLink { iface: id.clone() });
         } else if active {
             self.after.push(Step::Disconnect { iface: id.clone() });
@@ -233,7 +234,7 @@ impl Steps {
     }
 
     fn take_down(&mut self, id: &Id, seen: &Observation) {
-        if seen.facts.device_of(id).is_some_and(|d| d.state > 30) {
+        if seen.facts.is_on(id) {
             self.after.push(Step::Disconnect { iface: id.clone() });
         }
     }
@@ -275,12 +276,8 @@ impl Steps {
         let keys = stock.base.map(|b| profiles::differing_keys(&b.profile, &profile));
         let persistent = stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.options.memory_only;
         let save = keys.as_ref().is_none_or(|k| !k.is_empty()) || !persistent;
-        let device = seen.facts.device_of(id);
         let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
-        let running = device
-            .filter(|d| !d.external() && (40..110).contains(&d.state))
-            .and_then(|d| d.active.as_ref())
-            .is_some_and(|a| a.uuid == uuid);
+        let running = seen.facts.running(id).is_some_and(|a| a.uuid == uuid);
         let off = Off::of(id, touched, controller.as_ref().map(Interface::id), seen);
         if !save && running && off == Off::Nothing {
             return;
@@ -289,7 +286,9 @@ impl Steps {
         let stale = stock
             .base
             .is_some_and(|b| profiles::leaves_routes_behind(&b.profile, &profile));
+        // a VPN has no device that could take a change while it is up
         let recreate = stale
+            || id.space == Space::Vpn
             || seen
                 .interface(id)
                 .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));

@@ -79,9 +79,12 @@ pub fn build(
     afresh: bool,
 ) -> Profile {
     let current = seen.interface(id).filter(|_| !afresh);
-    let asked = merged(touched, current, base.is_some());
+    let mut asked = merged(touched, current, base.is_some());
     let mut p = base.map(|b| b.profile.clone()).unwrap_or_default();
     head(id, &asked, &mut p, seen);
+    if !asked.kind.is_ethernet() && asked.base.identifier != Some(crate::state::iface::Identifier::MacAddress) {
+        asked.base.mac_address = None;
+    }
     asked.base.to_profile(asked.kind.link_setting(), &mut p);
     asked.kind.to_profile(&mut p);
     asked.parts.to_profile(&mut p);
@@ -235,6 +238,13 @@ fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool
     let wish = touched.wish.ip(ipv6);
     let section = if ipv6 { "ipv6" } else { "ipv4" };
     let has = p.settings.get(section).is_some_and(|s| s.contains_key("method"));
+    if touched.wish.kind.space() == Space::Vpn {
+        // the addresses of a VPN come from its other end
+        if let Some(enabled) = wish.and_then(|w| w.enabled) {
+            p.put(section, "method", if enabled { "auto" } else { "disabled" });
+        }
+        return;
+    }
     match (wish, current.and_then(|c| c.ip(ipv6))) {
         (None, _) if has_base && has => {}
         (None, None) => Ip::disabled().to_profile(ipv6, p),

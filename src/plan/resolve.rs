@@ -2,9 +2,12 @@
 
 use crate::error::Invalid;
 use crate::host::Observation;
-use crate::scalar;
+use crate::scalar::{self, Space};
 use crate::state::iface::{AnyKind, Base, Context, Identifier, Interface};
+use crate::state::part::Parts;
 use crate::state::{NetworkState, iface};
+
+use super::profiles::Stock;
 
 /// The wish with kernel names and known types; read-only keys and ignored interfaces left out.
 pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkState, Invalid> {
@@ -44,6 +47,8 @@ pub fn kernel_name<'a>(name: &'a str, seen: &'a Observation) -> &'a str {
 fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid> {
     let mut found = wish.clone();
     match wish.base.identifier.unwrap_or_default() {
+        // a VPN is known by the name of its profile
+        Identifier::Name if wish.kind.space() == Space::Vpn => {}
         Identifier::Name => found.base.name = kernel_name(&wish.base.name, seen).to_owned(),
         Identifier::MacAddress => {
             let wanted = wish.base.mac_address.as_deref().and_then(scalar::mac);
@@ -68,7 +73,7 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     let kernel = |name: &mut String| *name = kernel_name(name, seen).to_owned();
     found.kind.rename(&mut { kernel });
     found.base.controller.iter_mut().for_each(kernel);
-    if let Some(why) = scalar::bad_interface_name(&found.base.name) {
+    if let Some(why) = scalar::bad_interface_name(&found.base.name).filter(|_| found.kind.space() != Space::Vpn) {
         return Err(Invalid::new("name", why));
     }
     if found.is_absent() {
@@ -93,11 +98,14 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
         });
     }
     strip_read_only(&mut found.base);
+    let profile = Stock::of(&found.id(), seen).base.map(|b| &b.profile);
+    found.restore_secrets(current, profile)?;
     let cx = Context {
         name: &found.base.name,
-        new: current.is_none(),
+        new: current.is_none() && profile.is_none(),
     };
     found.kind.validate(&cx)?;
+    only_ethernet(&found, current)?;
     exists_or_can(&found, current)?;
     if let Some(mac) = &mut found.base.mac_address {
         *mac = scalar::mac(mac).unwrap_or_default();
@@ -159,6 +167,28 @@ fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), In
     }
 }
 
+/// Other links have no address that can be set, and no promiscuous mode. What is there already may be written.
+fn only_ethernet(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid> {
+    if wish.kind.is_ethernet() || wish.base.identifier == Some(Identifier::MacAddress) {
+        return Ok(());
+    }
+    let now = current.map(|c| &c.base);
+    let refuse = |key: &str, what: &str| {
+        let why = format!("{what} of an interface of type {} cannot be set", wish.kind.type_name());
+        Err(Invalid::new(key, why))
+    };
+    let mac = wish.base.mac_address.as_deref().and_then(scalar::mac);
+    if mac.is_some() && mac != now.and_then(|b| b.mac_address.clone()) {
+        return refuse("mac-address", "the address");
+    }
+    match wish.base.accept_all_mac_addresses {
+        Some(true) if now.and_then(|b| b.accept_all_mac_addresses) != Some(true) => {
+            refuse("accept-all-mac-addresses", "the promiscuous mode")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn strip_read_only(base: &mut Base) {
     base.driver = None;
     base.permanent_mac_address = None;
@@ -186,5 +216,6 @@ pub fn comparable(interface: &Interface) -> serde_json::Map<String, serde_json::
         tree.insert("controller".into(), serde_json::Value::Null);
     }
     interface.kind.normalise(&mut tree);
+    Parts::normalise(&mut tree);
     tree
 }

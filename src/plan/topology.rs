@@ -67,7 +67,9 @@ pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Inva
     free_ports(&mut graph, resolved, seen);
     pair_veths(&mut graph, resolved, seen);
     orphans(&mut graph, seen)?;
+    strip_ip(&mut graph, resolved, seen)?;
     no_ip_on_ports(&mut graph, seen)?;
+    parents_exist(&graph, resolved, seen)?;
     depth_check(&graph, seen)?;
     Ok(graph)
 }
@@ -341,6 +343,90 @@ fn orphans(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
     }
 }
 
+/// Links that something else stands on in such a way that they lose their IP (the ports of an HSR ring).
+fn strip_ip(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    let named = |i: &&Interface| graph.get(&i.id()).is_some_and(|t| t.named);
+    let kept: Vec<&Interface> = seen
+        .state
+        .interfaces
+        .iter()
+        .filter(|i| !named(i) && i.is_up())
+        .collect();
+    let kept: Vec<Interface> = kept
+        .into_iter()
+        .filter(|i| !i.kind.strips_ip().is_empty())
+        .cloned()
+        .collect();
+    for (above, wished) in resolved
+        .interfaces
+        .iter()
+        .map(|i| (i, true))
+        .chain(kept.iter().map(|i| (i, false)))
+    {
+        let links: Vec<Id> = above.kind.strips_ip().into_iter().map(Id::kernel).collect();
+        if !above.is_up() || graph.get(&above.id()).is_some_and(|t| t.wish.is_absent()) {
+            continue;
+        }
+        for id in &links {
+            if wished && (graph.contains_key(id) || seen.interface(id).is_some()) {
+                implied(graph, id, seen, format!("port of {}", above.name()));
+            }
+            let Some(touched) = graph.get_mut(id).filter(|t| t.wish.is_up()) else {
+                continue;
+            };
+            for (section, ip) in [("ipv4", &mut touched.wish.ipv4), ("ipv6", &mut touched.wish.ipv6)] {
+                if ip.as_ref().is_some_and(Ip::is_enabled) {
+                    let why = format!(
+                        "{} is a port of {} and cannot carry IP addresses",
+                        id.name,
+                        above.name()
+                    );
+                    return Err(Invalid::new(format!("interfaces[{}].{section}.enabled", id.name), why));
+                }
+                *ip = Some(Ip::disabled());
+            }
+        }
+        if wished && above.kind.shares_mac() {
+            share_mac(graph, above, &links, seen)?;
+        }
+    }
+    Ok(())
+}
+
+/// One MAC address for all: as written for the interface above or for one of the links, else that of the first link.
+fn share_mac(graph: &mut Graph, above: &Interface, links: &[Id], seen: &Observation) -> Result<(), Invalid> {
+    let written: Vec<(&str, String)> = std::iter::once(above)
+        .chain(
+            links
+                .iter()
+                .filter_map(|id| graph.get(id).filter(|t| t.named).map(|t| &t.wish)),
+        )
+        .filter_map(|i| Some((i.name(), i.base.mac_address.clone()?)))
+        .collect();
+    if let Some(((one, a), (other, b))) = written
+        .iter()
+        .zip(written.iter().skip(1))
+        .find(|((_, a), (_, b))| a != b)
+    {
+        let why = format!(
+            "its MAC address {b} differs from {a} of {one}; {} needs one for all",
+            above.name()
+        );
+        return Err(Invalid::new(format!("interfaces[{other}].mac-address"), why));
+    }
+    let now = |id: &Id| seen.facts.link(&id.name).and_then(|l| l.mac.clone());
+    let mac = written
+        .first()
+        .map(|(_, mac)| mac.clone())
+        .or_else(|| now(links.first()?));
+    for id in links {
+        if let Some(touched) = graph.get_mut(id) {
+            touched.wish.base.mac_address = mac.clone();
+        }
+    }
+    Ok(())
+}
+
 fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
     let carries: BTreeMap<Id, bool> = graph
         .iter()
@@ -369,6 +455,23 @@ fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> 
                     ),
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// What a wish stands on is there or in the document.
+fn parents_exist(graph: &Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    for wish in resolved.interfaces.iter().filter(|i| i.is_up()) {
+        for parent in wish.kind.parents() {
+            let id = Id::kernel(&parent);
+            let why = match graph.get(&id).map(|t| t.wish.is_absent()) {
+                Some(false) => continue,
+                None if seen.facts.link(&parent).is_some() => continue,
+                None => format!("it stands on {parent}, which does not exist on the node and is not in this document"),
+                Some(true) => format!("it stands on {parent}, which the same document makes absent"),
+            };
+            return Err(Invalid::new(format!("interfaces[{}]", wish.name()), why));
         }
     }
     Ok(())

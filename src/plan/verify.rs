@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::host::Observation;
-use crate::state::NetworkState;
 use crate::state::dns::Dns;
 use crate::state::iface::{Interface, State};
 use crate::state::tree::{self, Missing};
+use crate::state::{HIDDEN, NetworkState};
 
 use super::resolve::comparable;
 
@@ -81,9 +81,12 @@ fn word(state: Option<State>) -> &'static str {
 }
 
 fn properties(wish: &Interface, current: Option<&Interface>, label: &str, out: &mut Vec<Difference>) {
-    let want = Value::Object(comparable(wish));
+    let mut want = Value::Object(comparable(wish));
     // of an interface that is not there every property is missing one by one, not the whole
-    let got = Value::Object(current.map(comparable).unwrap_or_default());
+    let mut got = Value::Object(current.map(comparable).unwrap_or_default());
+    for path in wish.secrets() {
+        tree::mask(&mut want, &mut got, &path, HIDDEN);
+    }
     let mut missing = vec![];
     tree::missing(&want, &got, "", &mut missing);
     let extra = extra_addresses(wish, current);

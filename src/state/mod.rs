@@ -215,6 +215,26 @@ impl NetworkState {
         }
     }
 
+    /// The same in a document that may not even parse, and in documents inside it.
+    pub fn hide_secrets_in(document: &mut Value) {
+        match document {
+            Value::Object(map) => {
+                if let Some(Value::Array(interfaces)) = map.get_mut("interfaces") {
+                    let parts = part::Parts::secrets().map(|(key, path)| format!("{key}/{path}"));
+                    let paths: Vec<String> = parts.chain(AnyKind::all_secrets().map(str::to_owned)).collect();
+                    for interface in interfaces {
+                        paths
+                            .iter()
+                            .for_each(|path| tree::replace(interface, path, &HIDDEN.into()));
+                    }
+                }
+                map.values_mut().for_each(Self::hide_secrets_in);
+            }
+            Value::Array(list) => list.iter_mut().for_each(Self::hide_secrets_in),
+            _ => {}
+        }
+    }
+
     /// Only one interface with its routes and the rules of their tables.
     pub fn only(mut self, name: &str) -> Self {
         self.interfaces
@@ -287,7 +307,8 @@ fn type_of(link: &Link) -> &str {
         Some("macvlan") => "mac-vlan",
         Some("macvtap") => "mac-vtap",
         Some("openvswitch") => "ovs-interface",
-        Some("ipip" | "sit" | "ip6tnl") => "ip-tunnel",
+        Some("ipip" | "sit" | "ip6tnl" | "gre" | "gretap" | "ip6gre" | "ip6gretap" | "vti" | "vti6") => "ip-tunnel",
+        Some("ipoib") => "infiniband",
         Some(kind) => kind,
         None => match link.arphrd {
             772 => "loopback",

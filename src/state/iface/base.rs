@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{Profile, Value};
-use crate::scalar;
+use crate::scalar::{self, Space};
 
 /// `state` of an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,10 +137,15 @@ impl Base {
     const DESCRIPTION: &'static str = "nmstate.interface.description";
 
     /// Faults that can be told without looking at the node.
-    pub fn validate(&self) -> Result<(), Invalid> {
+    pub fn validate(&self, space: Space) -> Result<(), Invalid> {
+        if space == Space::Vpn && self.name.is_empty() {
+            return Err(Invalid::new("name", "a VPN needs a name"));
+        }
         let by_name = self.identifier.unwrap_or_default() == Identifier::Name;
         // a longer name may still be an alt-name of an existing link: `plan::resolve` decides
-        if let Some(why) = scalar::bad_interface_name(&self.name).filter(|_| by_name && self.name.len() <= 15) {
+        if let Some(why) =
+            scalar::bad_interface_name(&self.name).filter(|_| by_name && self.name.len() <= 15 && space != Space::Vpn)
+        {
             return Err(Invalid::new("name", why));
         }
         if let Some(text) = &self.mac_address
@@ -201,7 +206,8 @@ impl Base {
         }
     }
 
-    fn description(profile: &Profile) -> Option<String> {
+    /// Free text that we keep in a profile.
+    pub(super) fn description(profile: &Profile) -> Option<String> {
         match profile.get("user", "data")? {
             Value::StrMap(map) => map.get(Self::DESCRIPTION).cloned(),
             _ => None,
@@ -258,8 +264,9 @@ impl Base {
             if let Some(mtu) = mtu {
                 profile.put(setting, "mtu", *mtu);
             }
-            if let Some(all) = accept_all_mac_addresses {
-                profile.put(setting, "accept-all-mac-addresses", i32::from(*all));
+            // only Ethernet knows the mode; of others it is refused before
+            if let Some(all) = accept_all_mac_addresses.filter(|_| setting == "802-3-ethernet") {
+                profile.put(setting, "accept-all-mac-addresses", i32::from(all));
             }
         }
     }

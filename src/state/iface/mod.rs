@@ -13,11 +13,17 @@ mod base;
 pub mod bridge_vlan;
 pub mod dummy;
 pub mod ethernet;
+pub mod hsr;
+pub mod infiniband;
+pub mod ip_tunnel;
+pub mod ipsec;
 pub mod linux_bridge;
 pub mod loopback;
+pub mod macsec;
 pub mod other;
 pub mod veth;
 pub mod vlan;
+pub mod wireguard;
 
 pub use base::{AltName, Base, Identifier, State};
 
@@ -38,7 +44,8 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     const SPACE: Space = Space::Kernel;
     /// The setting in which NetworkManager keeps its MTU and promiscuity; empty where it has neither.
     const LINK_SETTING: &'static str = "802-3-ethernet";
-    /// Paths of secrets below the interface: `macsec/mka-cak`. Lists are walked through: `wireguard/peers/preshared-key`.
+    /// Paths of secrets below the interface: `macsec/mka-cak`. Lists are walked through, with the key by which their items
+    /// are told apart: `wireguard/peers[public-key]/preshared-key`.
     const SECRETS: &'static [&'static str] = &[];
     /// The same for this one; a veth whose peer is out of reach is hardware to us.
     fn is_virtual(&self) -> bool {
@@ -47,6 +54,22 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     /// `connection.type` for this one.
     fn nm_type(&self) -> &'static str {
         Self::NM_TYPE
+    }
+    /// It has an Ethernet address that can be set, and may be made promiscuous.
+    fn is_ethernet(&self) -> bool {
+        true
+    }
+    /// What a profile alone tells of it: secrets, and what the kernel does not show. The sections only.
+    fn from_profile(_profile: &Profile) -> Self {
+        Self::default()
+    }
+    /// Links below it that may not carry IP addresses.
+    fn strips_ip(&self) -> Vec<String> {
+        vec![]
+    }
+    /// The links that lose their IP must have one MAC address.
+    fn shares_mac(&self) -> bool {
+        false
     }
     /// May have ports.
     const CONTROLLER: bool = false;
@@ -114,6 +137,10 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn port_to_link(_profile: &Profile, _link: &mut Link) {}
     /// `IFLA_INFO_KIND` of a link made from a profile of this type, where it is not `connection.type`.
     const LINK_KIND: &'static str = Self::NM_TYPE;
+    /// The same where it depends on the profile.
+    fn link_kind(_profile: &Profile) -> &'static str {
+        Self::LINK_KIND
+    }
     /// What NetworkManager takes for granted where a profile leaves this key of its settings out (nm-settings-nmcli(5)),
     /// if it is not nothing (0, false, empty).
     fn nm_default(_setting: &str, _key: &str) -> Option<profile::Value> {
@@ -212,9 +239,37 @@ macro_rules! kinds {
             }
 
             /// `IFLA_INFO_KIND` of a link made from a profile of this `connection.type`.
-            pub fn link_kind(nm_type: &str) -> &str {
-                $(if nm_type == <$ty>::NM_TYPE { return <$ty>::LINK_KIND; })*
+            pub fn link_kind<'a>(nm_type: &'a str, profile: &Profile) -> &'a str {
+                $(if nm_type == <$ty>::NM_TYPE { return <$ty>::link_kind(profile); })*
                 nm_type
+            }
+
+            /// What a profile alone tells of an interface of this type.
+            pub fn from_profile(&self, profile: &Profile) -> Self {
+                match self {
+                    $(AnyKind::$variant(_) => AnyKind::$variant(<$ty>::from_profile(profile)),)*
+                    AnyKind::Other(o) => AnyKind::Other(o.clone()),
+                }
+            }
+
+            /// Paths of secrets below an interface, of all types.
+            pub fn all_secrets() -> impl Iterator<Item = &'static str> {
+                [$(<$ty>::SECRETS),*].into_iter().flatten().copied()
+            }
+
+            /// It has an Ethernet address that can be set.
+            pub fn is_ethernet(&self) -> bool {
+                each!(self, k => k.is_ethernet(), _o => true)
+            }
+
+            /// Links below it that may not carry IP addresses.
+            pub fn strips_ip(&self) -> Vec<String> {
+                each!(self, k => k.strips_ip(), _o => vec![])
+            }
+
+            /// Those links must have one MAC address.
+            pub fn shares_mac(&self) -> bool {
+                each!(self, k => k.shares_mac(), _o => false)
             }
 
             /// Where its name is unique.
@@ -369,6 +424,12 @@ kinds! {
     Loopback => loopback::Loopback,
     Dummy => dummy::Dummy,
     Vlan => vlan::Vlan,
+    Hsr => hsr::Hsr,
+    Infiniband => infiniband::Infiniband,
+    IpTunnel => ip_tunnel::IpTunnel,
+    Ipsec => ipsec::Ipsec,
+    Macsec => macsec::Macsec,
+    Wireguard => wireguard::Wireguard,
 }
 
 /// An interface: what all have, IP, and the sections of its type.
@@ -432,7 +493,6 @@ impl Interface {
         };
         let (ipv4, ipv6) = (ip("ipv4")?, ip("ipv6")?);
         let base: Base = from_value(Value::Object(base))?;
-        base.validate()?;
         let parts = Parts::from_tree(take(&mut map, Parts::KEYS))?;
         let sections = match AnyKind::sections_of(&type_name) {
             Some(keys) => {
@@ -445,6 +505,7 @@ impl Interface {
             None => map,
         };
         let kind = AnyKind::parse(&type_name, sections)?;
+        base.validate(kind.space())?;
         Ok(Interface {
             base,
             ipv4,
@@ -491,23 +552,55 @@ impl Interface {
         }
     }
 
+    /// Paths of its secrets.
+    pub fn secrets(&self) -> Vec<String> {
+        let parts = Parts::secrets().map(|(key, path)| format!("{key}/{path}"));
+        parts
+            .chain(self.kind.secrets().iter().map(|s| (*s).to_owned()))
+            .collect()
+    }
+
     /// Replaces secrets by a placeholder.
     pub fn hide_secrets(&mut self) {
-        let paths: Vec<String> = Parts::secrets()
-            .map(|(key, path)| format!("{key}/{path}"))
-            .chain(self.kind.secrets().iter().map(|s| (*s).to_owned()))
-            .collect();
-        if paths.is_empty() {
-            return;
+        let before = Value::Object(self.tree());
+        let mut tree = before.clone();
+        for path in self.secrets() {
+            tree::replace(&mut tree, &path, &HIDDEN.into());
         }
-        let mut tree = Value::Object(self.tree());
-        let mut hidden = false;
-        for path in &paths {
-            hidden |= tree::replace(&mut tree, path, &HIDDEN.into());
-        }
-        if hidden && let Ok(shown) = Interface::from_tree(tree) {
+        if tree != before
+            && let Ok(shown) = Interface::from_tree(tree)
+        {
             *self = shown;
         }
+    }
+
+    /// Puts what is stored where the placeholder of a secret stands. What is stored comes from the interface as it is
+    /// and, where that is down, from its profile.
+    pub fn restore_secrets(&mut self, current: Option<&Interface>, profile: Option<&Profile>) -> Result<(), Invalid> {
+        let mut tree = Value::Object(self.tree());
+        if !tree.to_string().contains(HIDDEN) {
+            return Ok(());
+        }
+        let mut stored = current.map_or(Value::Null, |c| Value::Object(c.tree()));
+        if let (None, Some(profile)) = (current, profile) {
+            stored = Value::Object(Map::from_iter(
+                Parts::from_profile(profile)
+                    .tree()
+                    .into_iter()
+                    .map(|(k, v)| (k.to_owned(), v)),
+            ));
+            tree::overlay(&mut stored, &self.kind.from_profile(profile).tree());
+        }
+        for path in self.secrets() {
+            tree::restore(&mut tree, &stored, &path, HIDDEN).map_err(|at| {
+                Invalid::new(
+                    at,
+                    format!("{HIDDEN} stands for the secret that is stored, but none is"),
+                )
+            })?;
+        }
+        *self = Interface::from_tree(tree)?;
+        Ok(())
     }
 
     /// Wanted up (the default).
@@ -584,6 +677,11 @@ fn unknown_key(key: &str, type_name: &str, sections: &[&str]) -> String {
         Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),
         None => format!("unknown key '{key}' in an interface of type {type_name}"),
     }
+}
+
+/// Something else is asked for than there is.
+pub(crate) fn differs<T: PartialEq>(wish: &Option<T>, now: &Option<T>) -> bool {
+    wish.is_some() && wish != now
 }
 
 /// Reads a typed value; the error's path is where in the value it went wrong.

@@ -8,9 +8,11 @@ use serde_json::{Map, Value};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
+use crate::scalar::Space;
 
 use super::iface::{from_value, to_value};
 
+pub mod ieee8021x;
 pub mod ip;
 pub mod lldp;
 
@@ -21,6 +23,13 @@ pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     /// Paths of secrets below the key.
     const SECRETS: &'static [&'static str] = &[];
 
+    /// Only links of the kernel have it, not what merely NetworkManager or Open vSwitch knows.
+    const LINKS_ONLY: bool = false;
+
+    /// What a profile alone tells: secrets.
+    fn from_profile(_profile: &Profile) -> Option<Self> {
+        None
+    }
     /// What the kernel and NetworkManager say; None where there is nothing to show.
     fn from_facts(link: &Link, facts: &Facts) -> Option<Self>;
     /// Faults that can be told without looking at the node. Paths start below the key.
@@ -66,6 +75,19 @@ macro_rules! parts {
             /// What the kernel and NetworkManager say of a link.
             pub fn from_facts(link: &Link, facts: &Facts) -> Self {
                 Parts { $($field: <$ty>::from_facts(link, facts),)* }
+            }
+
+            /// What a profile alone tells.
+            pub fn from_profile(profile: &Profile) -> Self {
+                Parts { $($field: <$ty>::from_profile(profile),)* }
+            }
+
+            /// Refuses what only links of the kernel have on an interface in another space.
+            pub fn refuse_beyond_links(&self, space: Space) -> Result<(), Invalid> {
+                $(if self.$field.is_some() && <$ty>::LINKS_ONLY && space != Space::Kernel {
+                    return Err(Invalid::new(<$ty>::KEY, "this interface is no link of the kernel, so it cannot have it"));
+                })*
+                Ok(())
             }
 
             /// Key and value of those that are there.
@@ -116,6 +138,7 @@ macro_rules! parts {
 
 parts! {
     lldp: lldp::Lldp,
+    ieee8021x: ieee8021x::Ieee8021x,
 }
 
 fn part<T: Part>(value: Option<Value>) -> Result<Option<T>, Invalid> {
