@@ -240,7 +240,8 @@ fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool
     let has = p.settings.get(section).is_some_and(|s| s.contains_key("method"));
     if touched.wish.kind.space() == Space::Vpn {
         // the addresses of a VPN come from its other end
-        if let Some(enabled) = wish.and_then(|w| w.enabled) {
+        let now = p.str(section, "method") != Some("disabled");
+        if let Some(enabled) = wish.and_then(|w| w.enabled).filter(|e| *e != now || !has_base) {
             p.put(section, "method", if enabled { "auto" } else { "disabled" });
         }
         return;

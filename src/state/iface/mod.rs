@@ -574,22 +574,15 @@ impl Interface {
         }
     }
 
-    /// Puts what is stored where the placeholder of a secret stands. What is stored comes from the interface as it is
-    /// and, where that is down, from its profile.
+    /// Puts what is stored where the placeholder of a secret stands: what the interface shows, and what its profile holds while it is down.
     pub fn restore_secrets(&mut self, current: Option<&Interface>, profile: Option<&Profile>) -> Result<(), Invalid> {
         let mut tree = Value::Object(self.tree());
         if !tree.to_string().contains(HIDDEN) {
             return Ok(());
         }
-        let mut stored = current.map_or(Value::Null, |c| Value::Object(c.tree()));
-        if let (None, Some(profile)) = (current, profile) {
-            stored = Value::Object(Map::from_iter(
-                Parts::from_profile(profile)
-                    .tree()
-                    .into_iter()
-                    .map(|(k, v)| (k.to_owned(), v)),
-            ));
-            tree::overlay(&mut stored, &self.kind.from_profile(profile).tree());
+        let mut stored = profile.map_or(Value::Null, |profile| self.stored(profile));
+        if let Some(current) = current {
+            tree::overlay(&mut stored, &Value::Object(current.tree()));
         }
         for path in self.secrets() {
             tree::restore(&mut tree, &stored, &path, HIDDEN).map_err(|at| {
@@ -601,6 +594,14 @@ impl Interface {
         }
         *self = Interface::from_tree(tree)?;
         Ok(())
+    }
+
+    /// What a profile alone tells of the parts and sections.
+    fn stored(&self, profile: &Profile) -> Value {
+        let parts = Parts::from_profile(profile).tree().into_iter();
+        let mut tree: Value = parts.map(|(key, part)| (key.to_owned(), part)).collect();
+        tree::overlay(&mut tree, &self.kind.from_profile(profile).tree());
+        tree
     }
 
     /// Wanted up (the default).
