@@ -35,6 +35,30 @@ pub struct Hostname {
     pub config: Option<String>,
 }
 
+/// `HOST_NAME_MAX` of the kernel.
+const LONGEST_HOSTNAME: usize = 64;
+
+impl Hostname {
+    fn validate(&self) -> Result<(), Invalid> {
+        let Hostname { running, config } = self;
+        if running.as_deref() == Some("") {
+            return Err(Invalid::new("running", "a running host name must not be empty"));
+        }
+        for (key, name) in [("running", running), ("config", config)] {
+            let Some(name) = name.as_deref() else { continue };
+            if name.len() > LONGEST_HOSTNAME {
+                let why = format!("it has {} bytes; the kernel allows {LONGEST_HOSTNAME}", name.len());
+                return Err(Invalid::new(key, why));
+            }
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+            if !name.bytes().all(plain) || name.starts_with('.') || name.contains("..") {
+                return Err(Invalid::new(key, format!("'{name}' is not a host name")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The document.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -99,6 +123,8 @@ impl NetworkState {
     }
 
     fn settle(&mut self) -> Result<(), Invalid> {
+        let hostname = self.hostname.as_ref().map_or(Ok(()), Hostname::validate);
+        hostname.map_err(|e| e.under("hostname"))?;
         if let Some(config) = self.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) {
             config.validate().map_err(|e| e.under("dns-resolver.config"))?;
         }
@@ -148,7 +174,10 @@ impl NetworkState {
 
     /// The links and devices that there must be for this to be a reading; no profiles.
     pub fn skeleton(&self) -> Facts {
-        let mut facts = Facts::default();
+        let mut facts = Facts {
+            mptcp_enabled: true,
+            ..Facts::default()
+        };
         let kernel = self.interfaces.iter().filter(|i| i.kind.space() == Space::Kernel);
         for (index, i) in (1u32..).zip(kernel) {
             let b = &i.base;
