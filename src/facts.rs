@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoPortData};
 
 use crate::error::Invalid;
-use crate::profile::Profile;
+use crate::profile::{Dict, Profile};
 use crate::scalar::{Id, Space};
 
 /// One reading of everything about this node.
@@ -33,8 +34,14 @@ pub struct Facts {
     pub dns: Dns,
     /// Files of ours outside NetworkManager's profiles (dispatcher scripts, `.link` files), by path.
     pub files: BTreeMap<String, String>,
+    /// Where NetworkManager's dispatcher looks for scripts.
+    pub dispatch_dir: String,
     /// Running and static host name.
     pub hostname: Hostname,
+    /// `net.mptcp.enabled`.
+    pub mptcp_enabled: bool,
+    /// Addresses that multipath TCP uses (`ip mptcp endpoint`).
+    pub mptcp: Vec<MptcpEndpoint>,
     /// NetworkManager's version, `1.42.4`; empty where it does not run.
     pub nm_version: String,
     /// Whether this kernel can filter VLANs on a bridge; None where it could not be told.
@@ -189,6 +196,88 @@ pub struct Link {
     pub ipv4_forwarding: Option<bool>,
     /// `/proc/sys/net/ipv6/conf/X/addr_gen_mode`: 0 eui64, 1 none, 2 stable-privacy, 3 random.
     pub addr_gen_mode: Option<u8>,
+    /// What the generic netlink family `ethtool` says.
+    pub ethtool: Ethtool,
+    /// Virtual functions of the hardware; None where it has none to give.
+    pub sriov: Option<Sriov>,
+}
+
+/// Numbers by the document's word for them.
+pub type Numbers = BTreeMap<&'static str, u32>;
+
+/// What the driver of a link can be told. A kind is empty where the driver does not know it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ethtool {
+    /// `ETHTOOL_MSG_FEATURES_GET`, by the kernel's name: `tx-tcp-segmentation`.
+    pub features: BTreeMap<Arc<str>, Feature>,
+    /// `ETHTOOL_MSG_PAUSE_GET`: `autoneg`, `rx`, `tx`, each 0 or 1.
+    pub pause: Numbers,
+    /// `ETHTOOL_MSG_COALESCE_GET`: microseconds, frames, packets a second; `adaptive-rx` and `-tx` are 0 or 1.
+    pub coalesce: Numbers,
+    /// `ETHTOOL_MSG_RINGS_GET`: entries, and the most that there may be (`rx-max`).
+    pub ring: Numbers,
+    /// `ETHTOOL_MSG_CHANNELS_GET`: queues, and the most that there may be (`rx-max`).
+    pub channels: Numbers,
+    /// `ETHTOOL_MSG_FEC_GET`: `auto` is 0 or 1, each of `off`, `rs`, `baser`, `llrs` is 1 where it is configured.
+    pub fec: Numbers,
+}
+
+/// One offload or other feature of a network device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Feature {
+    /// In force.
+    pub on: bool,
+    /// A user may change it (`hw_features` of the device).
+    pub changeable: bool,
+}
+
+/// Virtual functions of a PCI device (`/sys/class/net/X/device/sriov_*`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sriov {
+    /// `sriov_totalvfs`: as many there may be.
+    pub most: u32,
+    /// `sriov_numvfs`: as many there are.
+    pub count: u32,
+    /// `sriov_drivers_autoprobe`: new ones get a driver, and so an interface.
+    pub autoprobe: Option<bool>,
+    /// `IFLA_VFINFO_LIST`, by id.
+    pub vfs: Vec<Vf>,
+}
+
+/// One virtual function (`IFLA_VF_INFO`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vf {
+    /// Its number, from 0.
+    pub id: u32,
+    /// Its interface (`device/virtfnN/net/`): None where it has no driver or lives in another namespace.
+    pub interface: Option<String>,
+    /// `IFLA_VF_MAC`, `AA:BB:…`.
+    pub mac: Option<String>,
+    /// `IFLA_VF_SPOOFCHK`.
+    pub spoof_check: Option<bool>,
+    /// `IFLA_VF_TRUST`.
+    pub trust: Option<bool>,
+    /// `IFLA_VF_RATE`, Mb/s; 0 is no limit.
+    pub min_tx_rate: Option<u32>,
+    /// `IFLA_VF_RATE`, Mb/s; 0 is no limit.
+    pub max_tx_rate: Option<u32>,
+    /// `IFLA_VF_VLAN`; 0 is none.
+    pub vlan_id: Option<u32>,
+    /// `IFLA_VF_VLAN`: priority in the tag.
+    pub qos: Option<u32>,
+    /// `IFLA_VF_VLAN_LIST`: the tag is of 802.1ad.
+    pub vlan_ad: Option<bool>,
+}
+
+/// An address that multipath TCP uses (`MPTCP_PM_CMD_GET_ADDR`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MptcpEndpoint {
+    /// The address.
+    pub ip: IpAddr,
+    /// Interface index; 0 where none is tied to it.
+    pub link: u32,
+    /// `MPTCP_PM_ADDR_FLAG_*`: 1 signal, 2 subflow, 4 backup, 8 fullmesh, 16 implicit.
+    pub flags: u32,
 }
 
 impl Link {
@@ -308,8 +397,10 @@ pub struct Device {
     pub real: bool,
     /// `ActiveConnection`, taken apart.
     pub active: Option<Active>,
-    /// `LldpNeighbors` are read by the document issue; kept out of here.
+    /// `Autoconnect`.
     pub autoconnect: bool,
+    /// `LldpNeighbors` (`aa{sv}`), as NetworkManager took them apart.
+    pub lldp: Vec<Dict>,
 }
 
 impl Device {

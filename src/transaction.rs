@@ -123,6 +123,15 @@ pub struct Options {
     pub hold: Option<Duration>,
 }
 
+impl Options {
+    fn for_plan(&self) -> plan::Options {
+        plan::Options {
+            memory_only: self.memory_only,
+            override_iface: self.override_iface,
+        }
+    }
+}
+
 /// Why an attempt is to be rolled back.
 struct Setback {
     phase: Phase,
@@ -154,16 +163,26 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
     report.outcome = match decide(host, desired, options, &mut report).await {
         Err(outcome) => outcome,
         Ok(plan) if plan.is_empty() => Outcome::Unchanged,
-        Ok(plan) => {
+        Ok(mut plan) => {
             let baseline = prober.baseline(&Eyes(host)).await;
             report.probes = baseline.results();
-            match take_checkpoint(host, baseline.budget(), options).await {
+            match take_checkpoint(host, baseline.budget() + plan.patience, options).await {
                 Err(e) => Outcome::Failed {
                     phase: Phase::Checkpoint,
                     cause: chain(&e),
                 },
                 Ok(checkpoint) => {
-                    match attempt(host, prober, &baseline, &plan, options, &checkpoint, &mut report).await {
+                    let attempted = attempt(
+                        host,
+                        prober,
+                        &baseline,
+                        desired,
+                        &mut plan,
+                        options,
+                        &checkpoint,
+                        &mut report,
+                    );
+                    match attempted.await {
                         Ok(()) => Outcome::Applied,
                         Err(setback) => {
                             roll_back(
@@ -198,11 +217,7 @@ async fn decide<H: Host>(
         phase: Phase::Observe,
         cause: chain(&e),
     })?;
-    let how = plan::Options {
-        memory_only: options.memory_only,
-        override_iface: options.override_iface,
-    };
-    let plan = plan::plan_with(desired, &seen, how).map_err(Outcome::Refused)?;
+    let plan = plan::plan_with(desired, &seen, options.for_plan()).map_err(Outcome::Refused)?;
     for warning in &plan.warnings {
         warn!(policy = options.policy, phase = "plan", "{warning}");
     }
@@ -226,29 +241,28 @@ async fn take_checkpoint<H: Host>(host: &H, budget: Duration, options: &Options)
 }
 
 /// Execute, verify, probe and commit under the checkpoint; the first thing that goes wrong ends it.
+#[allow(clippy::too_many_arguments)] // as for `roll_back`
 async fn attempt<H: Host>(
     host: &H,
     prober: &Prober,
     baseline: &Baseline,
-    plan: &Plan,
+    desired: &NetworkState,
+    plan: &mut Plan,
     options: &Options,
     checkpoint: &Checkpoint,
     report: &mut Report,
 ) -> Result<(), Setback> {
-    for wave in &plan.waves {
-        host.execute(wave)
+    carry_out(host, plan, options).await?;
+    while plan.more {
+        let rest = plan_rest(host, desired, options).await?;
+        report.plan.extend(rest.lines.iter().cloned());
+        report.warnings.extend(rest.warnings.iter().cloned());
+        host.extend(checkpoint, baseline.budget() + rest.patience + VERIFY_LIMIT + MARGIN)
             .await
             .map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
-    }
-    info!(
-        policy = options.policy,
-        phase = "execute",
-        "{} steps done",
-        plan.waves.iter().map(Vec::len).sum::<usize>()
-    );
-    if !options.no_verify {
-        settle(host, plan).await?;
-        info!(policy = options.policy, phase = "verify", "as asked for");
+        let touched = std::mem::replace(plan, rest).touched;
+        plan.touched.extend(touched);
+        carry_out(host, plan, options).await?;
     }
     host.extend(checkpoint, baseline.budget() + MARGIN)
         .await
@@ -277,6 +291,36 @@ async fn attempt<H: Host>(
     kept.map_err(|e| Setback::at(Phase::Commit, chain(&e)))
 }
 
+/// Executes one plan and waits until the node is what it promised.
+async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<(), Setback> {
+    for wave in &plan.waves {
+        host.execute(wave)
+            .await
+            .map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
+    }
+    info!(
+        policy = options.policy,
+        phase = "execute",
+        "{} steps done",
+        plan.waves.iter().map(Vec::len).sum::<usize>()
+    );
+    // what comes next stands on it, so it is waited for in any case
+    if !options.no_verify || plan.more {
+        settle(host, plan).await?;
+        info!(policy = options.policy, phase = "verify", "as asked for");
+    }
+    Ok(())
+}
+
+/// What of the wish could not be planned before the first plan had made what it names.
+async fn plan_rest<H: Host>(host: &H, desired: &NetworkState, options: &Options) -> Result<Plan, Setback> {
+    let seen = host
+        .observe()
+        .await
+        .map_err(|e| Setback::at(Phase::Observe, chain(&e)))?;
+    plan::plan_with(desired, &seen, options.for_plan()).map_err(|fault| Setback::at(Phase::Plan, fault.to_string()))
+}
+
 /// Waits by events until the node is what was asked for. A device that failed for good ends the wait.
 async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
     let begin = Instant::now();
@@ -286,12 +330,14 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             .observe()
             .await
             .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
-        let missing = verify::verify(&plan.expect, &seen);
+        let mut missing = verify::verify(&plan.expect, &seen);
+        missing.extend(verify::coming(&plan.coming_vfs, &seen.facts));
         let quiet = last_change.elapsed();
         if missing.is_empty() && (at_rest(plan, &seen.facts) || quiet >= LINGER || begin.elapsed() >= VERIFY_LIMIT) {
             return Ok(());
         }
-        if quiet >= VERIFY || begin.elapsed() >= VERIFY_LIMIT {
+        let patience = VERIFY.max(plan.patience);
+        if quiet >= patience || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
             let shown: Vec<String> = missing
                 .iter()
                 .take(3)
@@ -310,7 +356,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             return Err(Setback::at(Phase::Verify, cause));
         }
         if host
-            .changed(VERIFY.saturating_sub(quiet).min(Duration::from_millis(250)))
+            .changed(patience.saturating_sub(quiet).min(Duration::from_millis(250)))
             .await
         {
             last_change = Instant::now();

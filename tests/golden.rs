@@ -1,15 +1,20 @@
 //! Every file under `tests/golden/` is a case: a node, a wish, and the plan or the error that it leads to.
 //!
-//! `cards` are the node's network cards (`ib…` of InfiniBand), `nm` is NetworkManager's version (1.42.4), `given` documents are applied first,
-//! `desired` is the wish. `lines` and `steps` are what is planned for it, `error` is what is said instead; `profiles` is what NetworkManager
-//! must have stored afterwards (at least), `shows` what the node must show. Every wish is then carried out on the fake node, after which planning it again must find nothing.
+//! `cards` are the node's network cards (a name, `ib…` of InfiniBand, or a map with what there is to one), `node` what else there is to it; `given`
+//! documents are applied first, `desired` is the wish. `lines`, `steps` and `warnings` are what is planned for it, `error` is what is said instead;
+//! `keys` (profile → setting.key → value) and `profiles` (profile → setting → key → value) is what NetworkManager must have stored afterwards,
+//! `files` what files hold (null: not there), `shows` (interface → part of its entry) what the node then shows.
+//! Every wish is then carried out on the fake node, after which planning it again must find nothing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use netwright::facts::{Address, Ethtool, Facts, Feature, Link, Numbers, Sriov};
+use netwright::host::Observation;
 use netwright::host::fake::FakeHost;
 use netwright::plan::plan;
 use netwright::probe::Prober;
-use netwright::profile;
+use netwright::profile::{self, Dict};
 use netwright::state::{NetworkState, tree};
 use netwright::transaction::{Options, Outcome, run};
 use netwright::yaml;
@@ -20,9 +25,9 @@ use serde_json::Value;
 #[serde(deny_unknown_fields)]
 struct Case {
     #[serde(default)]
-    cards: Vec<String>,
+    cards: Vec<Card>,
     #[serde(default)]
-    nm: Option<String>,
+    node: Node,
     #[serde(default)]
     given: Vec<Value>,
     desired: Value,
@@ -33,9 +38,180 @@ struct Case {
     #[serde(default)]
     error: Option<String>,
     #[serde(default)]
+    warnings: Option<Vec<String>>,
+    #[serde(default)]
+    keys: BTreeMap<String, BTreeMap<String, Option<String>>>,
+    #[serde(default)]
+    files: BTreeMap<String, Option<String>>,
+    #[serde(default)]
     profiles: Value,
     #[serde(default)]
     shows: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Card {
+    Plain(String),
+    Equipped(Box<Equipped>),
+}
+
+impl Card {
+    fn name(&self) -> &str {
+        match self {
+            Card::Plain(name) => name,
+            Card::Equipped(card) => &card.name,
+        }
+    }
+}
+
+/// A card that can do more than the plain one.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Equipped {
+    name: String,
+    pci: Option<String>,
+    mac: Option<String>,
+    permanent_mac: Option<String>,
+    mtu: Option<u32>,
+    min_mtu: Option<u32>,
+    max_mtu: Option<u32>,
+    alt_names: Vec<String>,
+    /// Features: true, false, or fixed-on, fixed-off.
+    features: BTreeMap<String, Value>,
+    pause: BTreeMap<String, u32>,
+    coalesce: BTreeMap<String, u32>,
+    ring: BTreeMap<String, u32>,
+    channels: BTreeMap<String, u32>,
+    fec: BTreeMap<String, u32>,
+    /// As many virtual functions as there may be.
+    vfs: Option<u32>,
+    addresses: Vec<Given>,
+    forwarding: Option<bool>,
+}
+
+/// An address that was there before.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Given {
+    net: String,
+    /// Seconds; left out it is for ever.
+    life: Option<u32>,
+    protocol: u8,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Node {
+    /// NetworkManager's version.
+    nm: Option<String>,
+    mptcp: bool,
+    running: Option<String>,
+    config: Option<String>,
+    /// Switches that are heard on LLDP, by card.
+    lldp: BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
+}
+
+fn numbers(given: &BTreeMap<String, u32>) -> Numbers {
+    given.iter().map(|(word, n)| (&*word.clone().leak(), *n)).collect()
+}
+
+fn equip(card: &Equipped, link: &mut Link) {
+    let set = |slot: &mut Option<String>, given: &Option<String>| *slot = given.clone().or(slot.take());
+    set(&mut link.pci_address, &card.pci);
+    set(&mut link.mac, &card.mac);
+    set(&mut link.permanent_mac, &card.permanent_mac);
+    link.mtu = card.mtu.or(link.mtu);
+    (link.min_mtu, link.max_mtu) = (card.min_mtu, card.max_mtu);
+    link.alt_names.clone_from(&card.alt_names);
+    link.ipv4_forwarding = card.forwarding;
+    let feature = |word: &Value| Feature {
+        on: *word == true || *word == "fixed-on",
+        changeable: word.is_boolean(),
+    };
+    link.ethtool = Ethtool {
+        features: card
+            .features
+            .iter()
+            .map(|(name, word)| (name.as_str().into(), feature(word)))
+            .collect(),
+        pause: numbers(&card.pause),
+        coalesce: numbers(&card.coalesce),
+        ring: numbers(&card.ring),
+        channels: numbers(&card.channels),
+        fec: numbers(&card.fec),
+    };
+    link.sriov = card.vfs.map(|most| Sriov {
+        most,
+        autoprobe: Some(true),
+        ..Sriov::default()
+    });
+}
+
+fn furnish(case: &Case, facts: &mut Facts) {
+    for card in &case.cards {
+        let Card::Equipped(card) = card else { continue };
+        let Some(link) = facts.links.iter_mut().find(|l| l.name == card.name) else {
+            continue;
+        };
+        equip(card, link);
+        let link = link.index;
+        facts.addresses.extend(card.addresses.iter().map(|a| {
+            let net: ipnet::IpNet = a.net.parse().expect("an address of a card");
+            Address {
+                link,
+                ip: net.addr(),
+                prefix: net.prefix_len(),
+                dynamic: a.life.is_some(),
+                valid: a.life,
+                preferred: a.life,
+                protocol: a.protocol,
+                duplicate: false,
+            }
+        }));
+    }
+    let node = &case.node;
+    if let Some(version) = &node.nm {
+        facts.nm_version.clone_from(version);
+    }
+    facts.mptcp_enabled = node.mptcp;
+    facts.hostname.running.clone_from(&node.running);
+    facts.hostname.config.clone_from(&node.config);
+    facts.files.extend(node.files.clone());
+    for device in &mut facts.devices {
+        let heard = node.lldp.get(&device.interface).cloned();
+        device.lldp = heard
+            .map(|name| Dict::from([("system-name".to_owned(), name.into())]))
+            .into_iter()
+            .collect();
+    }
+}
+
+/// What the node holds and shows after the wish.
+fn outcome_of(case: &Case, seen: &Observation) -> Result<(), String> {
+    for (name, keys) in &case.keys {
+        let profile = seen
+            .facts
+            .profiles
+            .iter()
+            .find(|p| p.profile.str("connection", "id") == Some(name));
+        let profile = profile.ok_or_else(|| format!("there is no profile {name}"))?;
+        for (path, want) in keys {
+            let (setting, key) = path.split_once('.').ok_or("a key is setting.key")?;
+            let got = profile.profile.get(setting, key).map(|v| format!("{v:?}"));
+            if got != *want {
+                return Err(format!("{name}: {path} is {got:?}, not {want:?}"));
+            }
+        }
+    }
+    for (path, want) in &case.files {
+        let got = seen.facts.files.get(path);
+        if got != want.as_ref() {
+            return Err(format!("{path} holds {got:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// A setting's value as plain JSON; bytes as text.
@@ -112,11 +288,9 @@ async fn check(path: &Path) -> Result<(), String> {
             return Err(format!("its print reads as something else:\n{}", yaml::write(&wish)));
         }
     }
-    let cards: Vec<&str> = case.cards.iter().map(String::as_str).collect();
+    let cards: Vec<&str> = case.cards.iter().map(Card::name).collect();
     let host = FakeHost::with_cards(&cards);
-    if let Some(version) = &case.nm {
-        host.meddle(|facts| facts.nm_version.clone_from(version));
-    }
+    host.meddle(|facts| furnish(&case, facts));
     for document in &case.given {
         let outcome = apply(&host, document).await;
         if outcome != Outcome::Applied {
@@ -132,6 +306,9 @@ async fn check(path: &Path) -> Result<(), String> {
         }
         (Ok(plan), None) => plan,
     };
+    if case.warnings.as_ref().is_some_and(|want| *want != plan_.warnings) {
+        return Err(format!("warned {:?}", plan_.warnings));
+    }
     let steps: Vec<Vec<String>> = plan_
         .waves
         .iter()
@@ -150,6 +327,7 @@ async fn check(path: &Path) -> Result<(), String> {
     if !matches!(outcome, Outcome::Applied | Outcome::Unchanged) {
         return Err(format!("not applied: {outcome:?}"));
     }
+    outcome_of(&case, &host.now())?;
     let lacking = [
         lacking_in_profiles(&case.profiles, &host),
         lacking_in_document(&case.shows, &host),

@@ -39,6 +39,7 @@ impl FakeHost {
         {
             let mut m = host.lock();
             m.facts.nm_version = "1.42.4".to_owned();
+            m.facts.dispatch_dir = "/etc/NetworkManager/dispatcher.d".to_owned();
             m.add_link("lo", None, 772, 10);
             for card in cards {
                 // ARPHRD_ETHER, ARPHRD_INFINIBAND
@@ -269,6 +270,26 @@ impl Machine {
         if self.facts.link(iface).is_some_and(|l| l.kind.is_some()) {
             self.remove_link(iface);
         }
+        let card = self.facts.links.iter_mut().find(|l| l.name == iface);
+        if let Some(sriov) = card.and_then(|l| l.sriov.as_mut()) {
+            (sriov.count, sriov.vfs) = (0, vec![]);
+            self.virtual_functions(iface);
+        }
+    }
+
+    /// Interfaces come and go with the virtual functions of a card.
+    fn virtual_functions(&mut self, card: &str) {
+        let sriov = self.facts.link(card).and_then(|l| l.sriov.clone()).unwrap_or_default();
+        let is: Vec<String> = sriov.vfs.into_iter().filter_map(|vf| vf.interface).collect();
+        let mine = format!("{card}v");
+        let gone = |name: &str| name.starts_with(&mine) && !is.iter().any(|n| n == name);
+        self.facts.links.retain(|l| !gone(&l.name));
+        self.facts.devices.retain(|d| !gone(&d.interface));
+        for name in is {
+            if self.facts.link(&name).is_none() {
+                self.add_link(&name, None, 1, 30);
+            }
+        }
     }
 
     fn remove(&mut self, id: &Id) {
@@ -369,6 +390,9 @@ impl Machine {
         if let Some(all) = profile.int("802-3-ethernet", "accept-all-mac-addresses") {
             link.promiscuous = all == 1;
         }
+        if let Some(on) = profile.int("ipv4", "forwarding") {
+            link.ipv4_forwarding = Some(on == 1);
+        }
         if let Some(Value::Bytes(mac)) = profile.get("802-3-ethernet", "cloned-mac-address") {
             link.mac = Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"));
         }
@@ -382,6 +406,7 @@ impl Machine {
         let index = link.index;
         self.addresses(index, profile);
         self.routes(index, profile);
+        self.virtual_functions(iface);
     }
 
     fn create(&mut self, iface: &str, profile: &Profile) {
@@ -398,11 +423,13 @@ impl Machine {
     }
 
     fn addresses(&mut self, index: u32, profile: &Profile) {
+        // what another program gave stays
+        let goes = |a: &Address| a.link == index && a.protocol <= 3;
         if self.lingers > 0 {
-            let old = self.facts.addresses.iter().filter(|a| a.link == index);
+            let old = self.facts.addresses.iter().filter(|a| goes(a));
             self.leaving.extend(old.cloned());
         } else {
-            self.facts.addresses.retain(|a| a.link != index);
+            self.facts.addresses.retain(|a| !goes(a));
         }
         for section in ["ipv4", "ipv6"] {
             for d in profile.dicts(section, "address-data") {

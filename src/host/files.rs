@@ -6,6 +6,31 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::HostError;
+use crate::facts::Facts;
+use crate::state::part::alt_names;
+
+/// Where NetworkManager's dispatcher looks, unless `NMSTATE_NM_DISPATCH_DIR` says otherwise.
+const DISPATCH_DIR: &str = "/etc/NetworkManager/dispatcher.d";
+
+/// Reads the files of ours: dispatcher scripts and `.link` files. A folder that is not there has none.
+pub fn fill(facts: &mut Facts) {
+    facts.dispatch_dir = std::env::var("NMSTATE_NM_DISPATCH_DIR").unwrap_or_else(|_| DISPATCH_DIR.to_owned());
+    let dir = facts.dispatch_dir.clone();
+    take(facts, &dir, "nmstate-", ".sh");
+    take(facts, alt_names::FOLDER, alt_names::PREFIX, ".link");
+}
+
+fn take(facts: &mut Facts, folder: &str, prefix: &str, suffix: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix)
+            && name.ends_with(suffix)
+            && let Ok(text) = fs::read_to_string(entry.path())
+        {
+            facts.files.insert(format!("{folder}/{name}"), text);
+        }
+    }
+}
 
 /// Writes a file with these permissions, or removes it for None. One that is gone already is fine.
 pub fn put(path: &str, content: Option<&str>, mode: u32) -> Result<(), HostError> {

@@ -20,6 +20,9 @@ const REST: Duration = Duration::from_secs(60);
 /// How long a device may take to go down before it is activated anew.
 const DOWN: Duration = Duration::from_secs(15);
 
+/// How long a link may take to appear that NetworkManager was told to make.
+const APPEAR: Duration = Duration::from_secs(5);
+
 /// What the last observation and the saves since then told: D-Bus paths by name.
 #[derive(Debug, Default)]
 struct Known {
@@ -170,9 +173,37 @@ impl LiveHost {
         match effect {
             Effect::GlobalDns(dns) => self.nm.set_global_dns(dns.as_ref()).await,
             Effect::StaticHostname(name) => self.nm.save_hostname(name).await,
-            Effect::RunningHostname(name) => self.kernel.set_hostname(name),
-            Effect::AltNames { link, add, remove } => self.kernel.alt_names(link, add, remove).await,
+            Effect::RunningHostname(name) => {
+                // NetworkManager sets the static one anew whenever a device has come up
+                self.rest().await;
+                match self.kernel.set_hostname(name) {
+                    // an agent without CAP_SYS_ADMIN asks the one who has it
+                    Err(_) => self.nm.set_running_hostname(name).await,
+                    done => done,
+                }
+            }
+            Effect::AltNames { link, add, remove } => self.alt_names(link, add, remove).await,
             Effect::File { path, content, mode } => super::files::put(path, content.as_deref(), *mode),
+        }
+    }
+
+    /// Gives and takes names. A link that NetworkManager was only just told to make may take a moment.
+    async fn alt_names(&self, link: &str, add: &[String], remove: &[String]) -> Result<(), HostError> {
+        let begin = Instant::now();
+        loop {
+            match self.kernel.alt_names(link, add, remove).await {
+                Ok(true) => return Ok(()),
+                // with the link its names are gone
+                Ok(false) if add.is_empty() => return Ok(()),
+                Ok(false) if begin.elapsed() < APPEAR => {}
+                Ok(false) => {
+                    return Err(HostError::Other(format!(
+                        "changing the alt-names of {link}: there is no such link"
+                    )));
+                }
+                Err(e) => return Err(e),
+            }
+            self.changed(Duration::from_millis(200)).await;
         }
     }
 
@@ -242,6 +273,7 @@ impl Host for LiveHost {
         facts.dns = said.dns;
         facts.hostname.config = said.hostname.config;
         facts.nm_version = said.nm_version;
+        super::files::fill(&mut facts);
         {
             let mut known = self.known();
             let of = |d: &crate::facts::Device| Id::in_space(d.interface.clone(), d.space());

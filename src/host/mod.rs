@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::facts::{Facts, SavedProfile};
-use crate::profile::Profile;
+use crate::facts::{Facts, Link, SavedProfile};
+use crate::profile::{Profile, Value};
 use crate::scalar::Id;
 use crate::state::NetworkState;
 use crate::state::iface::Interface;
@@ -40,7 +40,7 @@ impl Observation {
         let state = NetworkState::from_facts(&facts);
         let mut profiles: HashMap<Id, Vec<usize>> = HashMap::new();
         for (at, saved) in facts.profiles.iter().enumerate() {
-            if let Some(id) = saved.id() {
+            if let Some(id) = saved.id().or_else(|| by_address(&saved.profile, &facts)) {
                 profiles.entry(id).or_default().push(at);
             }
         }
@@ -120,6 +120,31 @@ impl Observation {
         let mut found = spaces.iter().filter_map(|s| self.interface(&Id::in_space(name, *s)));
         found.find(|i| i.kind.is_controller())
     }
+}
+
+/// The interface of a profile that names none but an address of the hardware.
+fn by_address(profile: &Profile, facts: &Facts) -> Option<Id> {
+    let mac = match profile.get("802-3-ethernet", "mac-address") {
+        Some(Value::Bytes(bytes)) => Some(bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")),
+        _ => None,
+    };
+    let paths = profile.strs("match", "path");
+    if mac.is_none() && paths.is_empty() {
+        return None;
+    }
+    let hardware = facts.links.iter().filter(|l| l.kind.is_none() || mac.is_some());
+    let has_mac = |l: &&Link| {
+        mac.as_ref()
+            .is_some_and(|m| [&l.permanent_mac, &l.mac].contains(&&Some(m.clone())))
+    };
+    let has_path = |l: &&Link| {
+        let path = l.pci_address.as_ref().map(|a| format!("pci-{a}"));
+        path.is_some_and(|p| paths.contains(&p))
+    };
+    let mut found = hardware.filter(|l| has_mac(l) || has_path(l));
+    // hardware before what was made on top of it with the same address
+    let first = found.clone().find(|l| l.kind.is_none()).or_else(|| found.next())?;
+    Some(Id::kernel(&first.name))
 }
 
 /// One change to the node. The executor has no choices left.

@@ -9,7 +9,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage, Prop, State,
+    LinkMessage, Prop, State, VfInfo, VfVlan, VlanProtocol,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
@@ -19,18 +19,26 @@ use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::facts::{Address, Facts, Link, Route, Rule, VlanRange};
+use crate::facts::{Address, Facts, Link, Route, Rule, Sriov, Vf, VlanRange};
 use crate::host::HostError;
 
+mod ethtool;
+mod generic;
 mod monitor;
+mod mptcp;
 mod sysfs;
 
 /// A netlink socket for dumps and another that listens.
 #[derive(Debug)]
 pub struct Kernel {
     handle: Handle,
+    /// Generic netlink; None where the kernel has none of it.
+    drivers: Option<tokio::sync::Mutex<(generic::Generic, ethtool::Reader)>>,
     events: watch::Receiver<u64>,
 }
+
+/// `ENODEV`: no such link.
+const ENODEV: i32 = 19;
 
 fn failed(tried: &str) -> impl FnOnce(std::io::Error) -> HostError + '_ {
     move |e| HostError::Kernel {
@@ -63,8 +71,15 @@ impl Kernel {
     pub async fn connect() -> Result<Self, HostError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(failed("opening a netlink socket"))?;
         tokio::spawn(connection);
+        let generic = generic::Generic::open();
+        if let Err(e) = &generic {
+            debug!("no generic netlink: {e}");
+        }
         Ok(Kernel {
             handle,
+            drivers: generic
+                .ok()
+                .map(|g| tokio::sync::Mutex::new((g, ethtool::Reader::default()))),
             events: monitor::start()?,
         })
     }
@@ -76,7 +91,10 @@ impl Kernel {
 
     /// Reads everything once.
     pub async fn dump(&self) -> Result<Facts, HostError> {
-        let links = async { collect("links", self.handle.link().get().execute()).await };
+        // statistics are nobody's business here and most of the bytes
+        let extent = vec![LinkExtentMask::Vf, LinkExtentMask::SkipStats];
+        let links = self.handle.link().get().set_filter_mask(AddressFamily::Unspec, extent);
+        let links = async { collect("links", links.execute()).await };
         let vlans = async {
             let mut request = self
                 .handle
@@ -118,6 +136,11 @@ impl Kernel {
         add_vlans(&mut facts, vlans);
         facts.bridge_vlan_filtering = vlan_filtering(&facts);
         sysfs::fill(&mut facts);
+        if let Some(drivers) = &self.drivers {
+            let (socket, reader) = &mut *drivers.lock().await;
+            reader.fill(socket, &mut facts).await;
+            mptcp::fill(socket, &mut facts).await;
+        }
         Ok(facts)
     }
 
@@ -126,46 +149,33 @@ impl Kernel {
         rustix::system::sethostname(name.as_bytes()).map_err(|e| failed("setting the host name")(e.into()))
     }
 
-    /// Adds and removes extra names of a link.
-    pub async fn alt_names(&self, link: &str, add: &[String], remove: &[String]) -> Result<(), HostError> {
-        let found = self.handle.link().get().match_name(link.to_owned()).execute();
-        pin_mut!(found);
+    /// Adds the names that a link lacks and removes those that it has. False where there is no such link.
+    pub async fn alt_names(&self, name: &str, add: &[String], remove: &[String]) -> Result<bool, HostError> {
         let wrong = |e: rtnetlink::Error| HostError::Kernel {
-            tried: format!("changing the alt-names of {link}"),
+            tried: format!("changing the alt-names of {name}"),
             source: Box::new(e),
         };
-        let index = match found.next().await {
-            Some(Ok(message)) => message.header.index,
+        let found = self.handle.link().get().match_name(name.to_owned()).execute();
+        pin_mut!(found);
+        let now = match found.next().await {
+            Some(Ok(message)) => link(message),
+            None => return Ok(false),
+            Some(Err(rtnetlink::Error::NetlinkError(e))) if e.raw_code() == -ENODEV => return Ok(false),
             Some(Err(e)) => return Err(wrong(e)),
-            None => {
-                return Err(HostError::Other(format!(
-                    "changing the alt-names of {link}: there is no such link"
-                )));
-            }
         };
-        let names = |list: &[String]| list.to_vec();
-        if !remove.is_empty() {
-            let names: Vec<String> = names(remove);
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            self.handle
-                .link()
-                .property_del(index)
-                .alt_ifname(&names)
-                .execute()
-                .await
-                .map_err(wrong)?;
+        // udev gives names by the same file: one may be there already
+        let has = |n: &&str| now.alt_names.iter().any(|a| a == n);
+        let gone: Vec<&str> = remove.iter().map(String::as_str).filter(has).collect();
+        let new: Vec<&str> = add.iter().map(String::as_str).filter(|n| !has(n)).collect();
+        if !gone.is_empty() {
+            let request = self.handle.link().property_del(now.index).alt_ifname(&gone);
+            request.execute().await.map_err(wrong)?;
         }
-        if !add.is_empty() {
-            let names: Vec<&str> = add.iter().map(String::as_str).collect();
-            self.handle
-                .link()
-                .property_add(index)
-                .alt_ifname(&names)
-                .execute()
-                .await
-                .map_err(wrong)?;
+        if !new.is_empty() {
+            let request = self.handle.link().property_add(now.index).alt_ifname(&new);
+            request.execute().await.map_err(wrong)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the kernel has a way to `to` (RTM_GETROUTE): false for no route, unreachable, blackhole and prohibit.
@@ -222,6 +232,13 @@ fn link(message: LinkMessage) -> Link {
             LinkAttribute::OperState(State::Up) => l.running = true,
             // links without carrier detection (dummy, tun) report unknown
             LinkAttribute::OperState(State::Unknown) => l.running |= l.admin_up,
+            LinkAttribute::VfInfoList(list) => {
+                let vfs = list.iter().filter_map(|v| virtual_function(&v.0)).collect();
+                l.sriov = Some(Sriov {
+                    vfs,
+                    ..Sriov::default()
+                });
+            }
             LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|i| info(&mut l, i)),
             _ => {}
         }
@@ -236,6 +253,39 @@ fn info(l: &mut Link, info: LinkInfo) {
         LinkInfo::PortData(data) => l.port_data = Some(data),
         _ => {}
     }
+}
+
+/// One virtual function; None where the driver does not even tell which.
+fn virtual_function(info: &[VfInfo]) -> Option<Vf> {
+    let mut vf = Vf::default();
+    let mut id = None;
+    for item in info {
+        match item {
+            VfInfo::Mac(v) => {
+                id = Some(v.vf_id);
+                // MAX_ADDR_LEN bytes, zeros behind the address
+                vf.mac = v.mac.get(..6).and_then(mac);
+            }
+            VfInfo::Vlan(v) => {
+                vf.vlan_id = Some(v.vlan_id);
+                vf.qos = Some(v.qos);
+            }
+            VfInfo::VlanList(list) => {
+                vf.vlan_ad = list.iter().find_map(|v| match v {
+                    VfVlan::Info(v) => Some(v.protocol == VlanProtocol::Ieee8021Ad),
+                    _ => None,
+                });
+            }
+            VfInfo::Rate(v) => {
+                vf.min_tx_rate = Some(v.min_tx_rate);
+                vf.max_tx_rate = Some(v.max_tx_rate);
+            }
+            VfInfo::SpoofCheck(v) => vf.spoof_check = Some(v.enabled),
+            VfInfo::Trust(v) => vf.trust = Some(v.enabled),
+            _ => {}
+        }
+    }
+    Some(Vf { id: id?, ..vf })
 }
 
 fn add_vlans(facts: &mut Facts, messages: Vec<LinkMessage>) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Sriov, Vf};
 
 fn read(path: impl AsRef<Path>) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
@@ -31,7 +31,30 @@ pub fn fill(facts: &mut Facts) {
         // -1 where the driver cannot tell
         link.speed = read(format!("/sys/class/net/{n}/speed")).and_then(|v| v.parse().ok());
         link.duplex = read(format!("/sys/class/net/{n}/duplex")).filter(|v| v != "unknown");
+        let number = |file: &str| read(format!("{device}/{file}")).and_then(|v| v.parse::<u32>().ok());
+        link.sriov = number("sriov_totalvfs").filter(|most| *most > 0).map(|most| {
+            let mut sriov = link.sriov.take().unwrap_or_default();
+            sriov.most = most;
+            sriov.count = number("sriov_numvfs").unwrap_or(0);
+            sriov.autoprobe = number("sriov_drivers_autoprobe").map(|v| v == 1);
+            virtual_interfaces(&device, &mut sriov);
+            sriov
+        });
     }
+}
+
+/// The interfaces of virtual functions, as far as they are in this namespace.
+fn virtual_interfaces(device: &str, sriov: &mut Sriov) {
+    for id in 0..sriov.count {
+        let at = sriov.vfs.iter().position(|v| v.id == id).unwrap_or_else(|| {
+            sriov.vfs.push(Vf { id, ..Vf::default() });
+            sriov.vfs.len() - 1
+        });
+        let folder = fs::read_dir(format!("{device}/virtfn{id}/net")).ok();
+        let first = folder.and_then(|mut entries| entries.next()?.ok());
+        sriov.vfs[at].interface = first.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    }
+    sriov.vfs.sort_by_key(|v| v.id);
 }
 
 /// Without a bridge to ask: the kernel's symbols, read once. A bridge module that is not loaded yet has none.

@@ -306,6 +306,16 @@ impl NetworkManager {
         done.map_err(failed("saving the static host name"))
     }
 
+    /// `SetHostname` of systemd-hostnamed: the running name, until it is set again.
+    pub async fn set_running_hostname(&self, name: &str) -> Result<(), HostError> {
+        let (to, at) = ("org.freedesktop.hostname1", "/org/freedesktop/hostname1");
+        let done = self
+            .bus
+            .call_method(Some(to), at, Some(to), "SetHostname", &(name, false))
+            .await;
+        done.map(|_| ()).map_err(failed("setting the running host name"))
+    }
+
     /// Reapplies the device's profile as it is saved. False where NetworkManager says that a change needs activation.
     pub async fn reapply(&self, at: &str) -> Result<bool, HostError> {
         Ok(self.device(at).await?.reapply(HashMap::new(), 0, 0).await.is_ok())
@@ -405,6 +415,10 @@ fn device(path: String, properties: &Properties, actives: &HashMap<String, Activ
         real: property_bool(properties, "Real"),
         active: actives.get(&string(properties, "ActiveConnection")).cloned(),
         autoconnect: property_bool(properties, "Autoconnect"),
+        lldp: match codec::property(properties, "LldpNeighbors") {
+            Some(Value::Dicts(neighbours)) => neighbours,
+            _ => vec![],
+        },
     }
 }
 

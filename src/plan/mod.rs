@@ -1,12 +1,16 @@
 //! Decides what to do: desired over current gives a `Plan`, a value that the host only carries out. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::error::Invalid;
-use crate::host::{Observation, Step};
+use crate::facts::SavedProfile;
+use crate::host::{Effect, Observation, Step};
+use crate::profile::Profile;
 use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
+use crate::state::part::{Parts, alt_names};
 
 pub mod diff;
 pub mod offline;
@@ -15,6 +19,7 @@ pub mod resolve;
 pub mod revert;
 pub mod sections;
 pub mod topology;
+pub mod validate;
 pub mod verify;
 
 use profiles::{Extra, Stock};
@@ -36,6 +41,12 @@ pub struct Plan {
     pub expect: NetworkState,
     /// Addresses that go: as long as one is there, the old way out may still answer a probe.
     pub goes: Vec<(String, std::net::IpAddr)>,
+    /// How long the node may take to become that, where it is longer than usual.
+    pub patience: Duration,
+    /// Virtual functions whose interfaces must appear: card and number.
+    pub coming_vfs: Vec<(String, u32)>,
+    /// The wish names what is only there after this plan: it is then planned again.
+    pub more: bool,
 }
 
 impl Plan {
@@ -59,11 +70,26 @@ pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid>
     plan_with(desired, seen, Options::default())
 }
 
-/// Decides as `options` say.
+/// Decides as `options` say. Where the wish names what a card must bring first, only that is planned, and `more` follows.
 pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
+    match resolve::cards_first(desired, seen) {
+        None => decide(desired, seen, options),
+        Some(cards) => Ok(Plan {
+            more: true,
+            ..decide(&cards, seen, options)?
+        }),
+    }
+}
+
+fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
     let mut resolved = resolve::resolve(desired, seen)?;
+    if let Some(hostname) = resolved.hostname.as_mut().filter(|_| options.memory_only) {
+        hostname.config = None;
+    }
     refuse_unsupported(&resolved, seen)?;
-    let warnings = skip_unsupported(&mut resolved, seen);
+    let mut warnings = skip_unsupported(&mut resolved, seen);
+    warnings.extend(copy_macs(&mut resolved, seen)?);
+    validate::check(&resolved, seen)?;
     let graph = topology::spread(&resolved, seen)?;
     let sections = sections::spread(&resolved, &graph, seen)?;
     let mut steps = Steps {
@@ -79,7 +105,10 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
     for id in ids {
         match graph.get(id) {
             Some(t) if t.wish.is_absent() => steps.remove(id, t, seen, &mut lines),
-            Some(t) if t.wish.base.state == Some(State::Down) => steps.take_down(id, seen),
+            Some(t) if t.wish.base.state == Some(State::Down) => {
+                steps.scripts.extend(scripts(id, t, seen));
+                steps.take_down(id, seen);
+            }
             touched => steps.bring_up(id, touched, &graph, &sections, seen, &mut lines),
         }
     }
@@ -90,6 +119,7 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
         .iter()
         .flat_map(|step| addresses_that_go(step, seen))
         .collect();
+    let coming_vfs = coming_vfs(&resolved, seen);
     Ok(Plan {
         waves: steps.into_waves(),
         lines,
@@ -97,6 +127,9 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
         warnings,
         expect: resolved,
         goes,
+        patience: vf_patience(coming_vfs.len()),
+        coming_vfs,
+        more: false,
     })
 }
 
@@ -121,7 +154,8 @@ fn addresses_that_go(step: &Step, seen: &Observation) -> Vec<(String, std::net::
                 .iter()
                 .any(|d| d.get("address") == Some(&text))
         };
-        let there = ip.iter().flat_map(|ip| ip.address.iter().flatten()).map(|a| a.ip);
+        let listed = ip.iter().flat_map(|ip| ip.address.iter().flatten());
+        let there = listed.filter(|a| !a.is_foreign()).map(|a| a.ip);
         goes.extend(
             there
                 .filter(|ip| !kept(ip) && !is_kernels_own(ip))
@@ -134,6 +168,24 @@ fn addresses_that_go(step: &Step, seen: &Observation) -> Vec<(String, std::net::
 /// Loopback and link-local addresses come and go with the link.
 fn is_kernels_own(ip: &std::net::IpAddr) -> bool {
     ip.is_loopback() || matches!(ip, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+fn coming_vfs(resolved: &NetworkState, seen: &Observation) -> Vec<(String, u32)> {
+    let of = |wish: &Interface| {
+        let current = seen.interface(&wish.id()).filter(|_| wish.is_up());
+        let ids = current.map_or(0..0, |c| wish.kind.coming_vfs(&c.kind));
+        ids.map(|id| (wish.name().to_owned(), id)).collect::<Vec<_>>()
+    };
+    resolved.interfaces.iter().flat_map(of).collect()
+}
+
+/// Drivers make virtual functions one by one: 64 took 22 s on one card and 300 s on another.
+fn vf_patience(count: usize) -> Duration {
+    let seconds = (count as u64 * 300).div_ceil(64);
+    match count {
+        0 => Duration::ZERO,
+        _ => Duration::from_secs(seconds.clamp(30, 300)),
+    }
 }
 
 fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
@@ -151,17 +203,59 @@ fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(),
 fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<String> {
     let mut warnings = vec![];
     for wish in &mut resolved.interfaces {
-        if let Some(why) = wish.kind.skip_unsupported(&seen.facts) {
+        let link = seen.facts.link(wish.name());
+        let forwarding = wish.ipv4.as_mut().and_then(|ip| ip.skip_unsupported(link, &seen.facts));
+        for why in wish.kind.skip_unsupported(&seen.facts).into_iter().chain(forwarding) {
             warnings.push(format!("interfaces[{}]: {why}", wish.name()));
         }
     }
     warnings
 }
 
+/// `copy-mac-from` becomes `mac-address`; says where it means nothing.
+fn copy_macs(resolved: &mut NetworkState, seen: &Observation) -> Result<Vec<String>, Invalid> {
+    let mut warnings = vec![];
+    for wish in &mut resolved.interfaces {
+        let Some(source) = wish.base.copy_mac_from.take().filter(|_| wish.is_up()) else {
+            continue;
+        };
+        let label = format!("interfaces[{}].copy-mac-from", wish.name());
+        if !wish.kind.copies_mac() {
+            warnings.push(format!(
+                "{label} is left out: an interface of type {} has its own",
+                wish.kind.type_name()
+            ));
+            continue;
+        }
+        let Some(link) = seen.facts.link(&source) else {
+            return Err(Invalid::new(
+                label,
+                format!("interface '{source}' does not exist on the node"),
+            ));
+        };
+        let burned_in = link
+            .permanent_mac
+            .clone()
+            .filter(|m| m.bytes().any(|b| !matches!(b, b'0' | b':')));
+        let Some(mac) = burned_in.or_else(|| link.mac.clone()) else {
+            return Err(Invalid::new(label, format!("interface '{source}' has no MAC address")));
+        };
+        wish.base.mac_address = Some(mac);
+    }
+    Ok(warnings)
+}
+
+/// Changes outside profiles that must be there when the interface comes up.
+fn scripts(id: &Id, touched: &Touched, seen: &Observation) -> Vec<Step> {
+    let effects = touched.wish.parts.effects(&id.name, &seen.facts);
+    effects.into_iter().map(Step::Effect).collect()
+}
+
 /// Steps while they are collected.
 #[derive(Debug, Default)]
 struct Steps {
     options: Options,
+    scripts: Vec<Step>,
     forget: Vec<Step>,
     save: Vec<Step>,
     deactivate: Vec<Step>,
@@ -174,6 +268,7 @@ impl Steps {
     fn into_waves(self) -> Vec<Vec<Step>> {
         let Steps {
             options: _,
+            scripts,
             forget,
             save,
             deactivate,
@@ -181,10 +276,14 @@ impl Steps {
             after,
             node,
         } = self;
-        let mut waves = vec![forget, save, deactivate];
+        let mut waves = vec![scripts, forget, save, deactivate];
         waves.extend(activate.into_values());
         waves.push(after);
+        // NetworkManager may take a new static host name for the running one as well
+        let running = |s: &Step| matches!(s, Step::Effect(Effect::RunningHostname(_)));
+        let (hostname, node) = node.into_iter().partition(running);
         waves.push(node);
+        waves.push(hostname);
         waves.retain(|w| !w.is_empty());
         waves
     }
@@ -210,6 +309,11 @@ impl Steps {
                 self.take_down(id, seen);
             }
             return;
+        }
+        let left = Parts::leftovers(&id.name, &seen.facts).into_iter();
+        let left = left.chain(alt_names::leftovers(&id.name, !virtual_link, &seen.facts));
+        if id.space == Space::Kernel {
+            self.node.extend(left.map(Step::Effect));
         }
         for saved in Stock::of(id, seen).all() {
             self.forget.push(Step::Forget {
@@ -279,19 +383,18 @@ impl Steps {
         let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
         let running = seen.facts.running(id).is_some_and(|a| a.uuid == uuid);
         let off = Off::of(id, touched, controller.as_ref().map(Interface::id), seen);
-        if !save && running && off == Off::Nothing {
+        let recreate = touched.recreates(seen) || stale(&stock, &profile);
+        let scripts = scripts(id, touched, seen);
+        let writes = |s: &Step| matches!(s, Step::Effect(Effect::File { content: Some(_), .. }));
+        // a script that is new runs now, not only the next time
+        let rerun = scripts.iter().any(writes);
+        self.scripts.extend(scripts);
+        let idle = !save && running && off == Off::Nothing && !rerun;
+        self.names(id, touched, running && recreate && !idle, seen, lines);
+        if idle {
             return;
         }
         let wire = keys.iter().flatten().any(|k| MEMBERSHIP.contains(&k.as_str()));
-        let stale = stock
-            .base
-            .is_some_and(|b| profiles::leaves_routes_behind(&b.profile, &profile));
-        // a VPN has no device that could take a change while it is up
-        let recreate = stale
-            || id.space == Space::Vpn
-            || seen
-                .interface(id)
-                .is_some_and(|c| touched.wish.kind.must_recreate(&c.kind));
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
         let reapply = running && !wire && !recreate && (save || off != Off::Link);
         dropped_addresses(id, touched, seen, lines);
@@ -332,8 +435,14 @@ impl Steps {
     }
 }
 
-/// Keys that a live device cannot take by Reapply: who it is and whose port.
-const MEMBERSHIP: [&str; 5] = [
+fn stale(stock: &Stock<'_>, profile: &Profile) -> bool {
+    let left_behind = |b: &SavedProfile| profiles::leaves_routes_behind(&b.profile, profile);
+    stock.base.is_some_and(left_behind)
+}
+
+/// Keys that a live device cannot take by Reapply: who it is, whose port, and what NetworkManager only looks at when it activates.
+const MEMBERSHIP: [&str; 6] = [
+    "connection.mptcp-flags",
     "connection.master",
     "connection.slave-type",
     "connection.type",
@@ -368,7 +477,10 @@ impl Off {
         let found = verify::verify(&only, seen);
         let name = &id.name;
         let ports = format!("interfaces[{name}].{}", touched.wish.kind.ports_path());
-        let mine: Vec<_> = found.iter().filter(|d| !d.path.starts_with(&ports)).collect();
+        // kept outside the profile: nothing is mended by bringing the link up again
+        let outside = [".alt-names", ".dispatch"].map(|key| format!("interfaces[{name}]{key}"));
+        let elsewhere = |path: &str| path.starts_with(&ports) || outside.iter().any(|o| path.starts_with(o));
+        let mine: Vec<_> = found.iter().filter(|d| !elsewhere(&d.path)).collect();
         let ip = |path: &str| {
             [".ipv4", ".ipv6"]
                 .iter()
@@ -440,6 +552,36 @@ fn describe(
             Some(_) if !running => format!("{label}: profile activated"),
             Some(_) => format!("{label}: brought up again"),
         });
+    }
+}
+
+impl Touched {
+    /// The change cannot be made on the live link.
+    fn recreates(&self, seen: &Observation) -> bool {
+        let current = seen.interface(&self.wish.id());
+        // a VPN has no device that could take a change while it is up
+        self.wish.kind.space() == Space::Vpn || current.is_some_and(|c| self.wish.kind.must_recreate(&c.kind))
+    }
+}
+
+impl Steps {
+    /// Extra names, given when the link is there. `anew`: the link is taken down first and, where software made it, loses them.
+    fn names(&mut self, id: &Id, touched: &Touched, anew: bool, seen: &Observation, lines: &mut Vec<String>) {
+        if id.space != Space::Kernel {
+            return;
+        }
+        let current = seen.interface(id);
+        let fresh = current.is_none_or(|c| anew && c.kind.is_virtual());
+        let names = touched.wish.base.alt_names.as_deref().unwrap_or_default();
+        for effect in alt_names::effects(names, &id.name, fresh, self.options.memory_only, &seen.facts) {
+            let label = format!("interfaces[{}].alt-names", id.name);
+            if let Effect::File { path, .. } = &effect
+                && !lines.iter().any(|l| l.starts_with(&label))
+            {
+                lines.push(format!("{label}: kept in {path}"));
+            }
+            self.node.push(Step::Effect(effect));
+        }
     }
 }
 

@@ -49,6 +49,10 @@ fn hardware_of(wish: &Interface) -> Interface {
     };
     let mut card = Interface::bare(wish.name(), kind);
     card.base.state = Some(State::Up);
+    if wish.is_up() && kind == wish.kind.type_name() {
+        // it can do whatever is asked of it: nobody knows its limits here
+        card.kind = wish.kind.clone();
+    }
     if wish.base.identifier.unwrap_or_default() != Identifier::Name {
         card.base.mac_address = wish.base.mac_address.as_deref().and_then(scalar::mac);
         card.base.pci_address.clone_from(&wish.base.pci_address);
@@ -58,6 +62,10 @@ fn hardware_of(wish: &Interface) -> Interface {
 
 /// The profiles that an apply would save on such a node, in the document's order.
 pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
+    for wish in desired.interfaces.iter().filter(|i| i.parts.dispatch.is_some()) {
+        let why = "scripts are not part of NetworkManager's profiles; they need a node to be put on";
+        return Err(Invalid::new(format!("interfaces[{}].dispatch", wish.name()), why));
+    }
     let plan = super::plan(desired, &stage(desired))?;
     let place = |name: &str| {
         desired

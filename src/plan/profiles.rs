@@ -9,7 +9,7 @@ use crate::host::Observation;
 use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
 use crate::state::dns::Dns;
-use crate::state::iface::{AnyKind, Interface};
+use crate::state::iface::{AnyKind, Identifier, Interface};
 use crate::state::part::Parts;
 use crate::state::part::ip::Ip;
 use crate::state::route::Route;
@@ -125,6 +125,9 @@ fn merged(touched: &Touched, current: Option<&Interface>, has_base: bool) -> Int
         "mac-address",
         "mtu",
         "accept-all-mac-addresses",
+        "wait-ip",
+        "alt-names",
+        "ethernet",
     ] {
         // a value that the kernel merely has is not made a setting
         tree.remove(key);
@@ -178,11 +181,20 @@ fn head(id: &Id, asked: &Interface, p: &mut Profile, seen: &Observation) {
     } else if p.bool("connection", "autoconnect") == Some(false) {
         p.put("connection", "autoconnect", true);
     }
+    let named = p.str("connection", "interface-name").is_some();
+    let found_otherwise = p.get("802-3-ethernet", "mac-address").is_some() || !p.strs("match", "path").is_empty();
     match asked.base.identifier {
-        Some(crate::state::iface::Identifier::MacAddress) => p.remove("connection", "interface-name"),
-        _ if p.get("802-3-ethernet", "mac-address").is_some() && p.str("connection", "interface-name").is_none() => {}
+        Some(Identifier::MacAddress | Identifier::PciAddress) => p.remove("connection", "interface-name"),
+        None if found_otherwise && !named => {}
         _ if id.space == Space::Vpn => p.put("connection", "id", name),
-        _ => p.put("connection", "interface-name", name),
+        _ => {
+            // it was found by its address so far
+            if !named {
+                p.remove("802-3-ethernet", "mac-address");
+                p.remove("match", "path");
+            }
+            p.put("connection", "interface-name", name);
+        }
     }
     if asked.kind.is_controller() {
         // ports come up with their controller, also after a reboot
@@ -374,6 +386,11 @@ fn canonical(setting: &str, key: &str, value: Option<&Value>) -> Option<Value> {
         ("connection", "autoconnect") | ("ipv4" | "ipv6", "may-fail" | "dhcp-send-hostname") => Value::Bool(true),
         ("connection", "autoconnect-slaves") | ("802-3-ethernet", "accept-all-mac-addresses") => Value::I32(-1),
         ("ipv4" | "ipv6", "route-metric") => Value::I64(-1),
+        ("ipv4", "forwarding") => Value::I32(-1),
+        // what the administrator set for the whole node
+        ("ipv6", "addr-gen-mode") => Value::I32(3),
+        // a driver's switch that is off is not one that is left alone
+        ("ethtool", _) => return Some(value.clone()),
         _ => match AnyKind::nm_default(setting, key).or_else(|| Parts::nm_default(setting, key)) {
             Some(default) => default,
             None => return Some(value.clone()).filter(|v| !is_nothing(v)),

@@ -1,9 +1,12 @@
-//! From the user's names and types to the kernel's: alt-names, MAC identifiers, types left out, ethernet that is a veth.
+//! From the user's names and types to the kernel's: alt-names, virtual functions, MAC and PCI identifiers, types left out, ethernet that is a veth.
+
+use serde_json::{Map, Value};
 
 use crate::error::Invalid;
+use crate::facts::Vf;
 use crate::host::Observation;
 use crate::scalar::{self, Space};
-use crate::state::iface::{AnyKind, Base, Context, Identifier, Interface};
+use crate::state::iface::{AltName, AnyKind, Base, Context, Identifier, Interface, State, VIRTUAL_FUNCTION};
 use crate::state::part::Parts;
 use crate::state::{NetworkState, iface};
 
@@ -35,13 +38,79 @@ pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkStat
     Ok(resolved)
 }
 
-/// The kernel's name for a name or alt-name.
+/// The part of the wish that must come first: cards whose virtual functions the rest names before they exist.
+pub fn cards_first(desired: &NetworkState, seen: &Observation) -> Option<NetworkState> {
+    let makes_some = |wish: &&Interface| {
+        let current = seen.link(kernel_name(wish.name(), seen));
+        wish.is_up() && current.is_some_and(|c| !wish.kind.coming_vfs(&c.kind).is_empty())
+    };
+    let cards: Vec<Interface> = desired.interfaces.iter().filter(makes_some).cloned().collect();
+    if cards.is_empty() || !desired.interfaces.iter().any(|wish| waits_for_a_card(wish, seen)) {
+        return None;
+    }
+    Some(NetworkState {
+        interfaces: cards,
+        ..NetworkState::default()
+    })
+}
+
+/// It is, or speaks of, an interface that is not there and that nobody but a card could bring.
+fn waits_for_a_card(wish: &Interface, seen: &Observation) -> bool {
+    if !wish.is_up() {
+        return false;
+    }
+    let mut names: Vec<String> = wish.kind.ports().unwrap_or_default();
+    names.extend(wish.base.controller.clone());
+    wish.kind.clone().rename(&mut |name| names.push(name.clone()));
+    let by_name = wish.base.identifier.unwrap_or_default() == Identifier::Name;
+    let hardware = by_name && !matches!(wish.kind, AnyKind::Other(_)) && !wish.kind.is_virtual();
+    let missing = |name: &str| seen.facts.link(kernel_name(name, seen)).is_none();
+    let vf = |name: &String| name.starts_with(VIRTUAL_FUNCTION) && missing(name);
+    names.iter().any(vf) || vf(&wish.base.name) || (hardware && missing(wish.name()))
+}
+
+/// The kernel's name for a name, an alt-name or a virtual function (`sriov:eth1:2`); what means nothing stays as it is.
 pub fn kernel_name<'a>(name: &'a str, seen: &'a Observation) -> &'a str {
     if seen.facts.link(name).is_some() {
         return name;
     }
+    if let Some(vf) = virtual_function(name, seen) {
+        return vf.interface.as_deref().unwrap_or(name);
+    }
     let by_alt = seen.facts.links.iter().find(|l| l.alt_names.iter().any(|a| a == name));
     by_alt.map_or(name, |l| l.name.as_str())
+}
+
+/// Card and number that a name of the form `sriov:<card>:<number>` means.
+fn card_and_number(name: &str) -> Option<(&str, u32)> {
+    let (card, number) = name.strip_prefix(VIRTUAL_FUNCTION)?.rsplit_once(':')?;
+    Some((card, number.parse().ok()?))
+}
+
+fn virtual_function<'a>(name: &str, seen: &'a Observation) -> Option<&'a Vf> {
+    let (card, id) = card_and_number(name)?;
+    let card = kernel_name(card, seen).to_owned();
+    seen.facts
+        .link(&card)?
+        .sriov
+        .as_ref()?
+        .vfs
+        .iter()
+        .find(|vf| vf.id == id)
+}
+
+/// Why a name of the form `sriov:<card>:<number>` means no interface.
+fn no_virtual_function(name: &str, seen: &Observation) -> Option<String> {
+    if !name.starts_with(VIRTUAL_FUNCTION) {
+        return None;
+    }
+    let Some((card, id)) = card_and_number(name) else {
+        return Some(format!("'{name}' is not of the form sriov:<interface>:<number>"));
+    };
+    Some(match virtual_function(name, seen) {
+        None => format!("{card} has no virtual function {id}"),
+        Some(_) => format!("virtual function {id} of {card} has no interface on this node"),
+    })
 }
 
 fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid> {
@@ -67,12 +136,33 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
             found.base.profile_name.get_or_insert(wish.base.name.clone());
             found.base.name.clone_from(&link.name);
         }
+        Identifier::PciAddress => {
+            let wanted = wish.base.pci_address.as_deref().and_then(iface::pci);
+            let Some(link) = seen
+                .facts
+                .links
+                .iter()
+                .find(|l| wanted.is_some() && l.pci_address == wanted)
+            else {
+                return Err(Invalid::new(
+                    "pci-address",
+                    format!("no interface has the PCI address {}", wanted.unwrap_or_default()),
+                ));
+            };
+            found.base.profile_name.get_or_insert(wish.base.name.clone());
+            found.base.name.clone_from(&link.name);
+            found.base.pci_address = wanted;
+        }
+    }
+    if let Some(why) = no_virtual_function(&found.base.name, seen) {
+        return Err(Invalid::new("name", why));
     }
     let current = current_of(&found, seen)?;
     found = typed(found, current)?;
     let kernel = |name: &mut String| *name = kernel_name(name, seen).to_owned();
     found.kind.rename(&mut { kernel });
     found.base.controller.iter_mut().for_each(kernel);
+    found.base.copy_mac_from.iter_mut().for_each(kernel);
     if let Some(why) = scalar::bad_interface_name(&found.base.name).filter(|_| found.kind.space() != Space::Vpn) {
         return Err(Invalid::new("name", why));
     }
@@ -82,6 +172,7 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
             name,
             identifier,
             mac_address,
+            pci_address,
             state,
             ..
         } = found.base;
@@ -91,6 +182,7 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
                 name,
                 identifier,
                 mac_address,
+                pci_address,
                 state,
                 ..Base::default()
             },
@@ -107,6 +199,12 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     found.kind.validate(&cx)?;
     only_ethernet(&found, current)?;
     exists_or_can(&found, current)?;
+    if found.kind.space() != Space::Kernel {
+        found.parts.refuse_beyond_kernel()?;
+    }
+    if let Some(current) = current {
+        found.kind.complete(&current.kind)?;
+    }
     if let Some(mac) = &mut found.base.mac_address {
         *mac = scalar::mac(mac).unwrap_or_default();
     }
@@ -192,15 +290,20 @@ fn only_ethernet(wish: &Interface, current: Option<&Interface>) -> Result<(), In
 fn strip_read_only(base: &mut Base) {
     base.driver = None;
     base.permanent_mac_address = None;
-    base.pci_address = None;
+    if base.identifier != Some(Identifier::PciAddress) {
+        base.pci_address = None;
+    }
     base.min_mtu = None;
     base.max_mtu = None;
 }
 
 /// A wish as a tree without its helper keys: what is compared with a reading.
-pub fn comparable(interface: &Interface) -> serde_json::Map<String, serde_json::Value> {
+pub fn comparable(interface: &Interface) -> Map<String, Value> {
     let mut tree = interface.tree();
-    for key in ["name", "type", "state", "identifier"].iter().chain(Base::READ_ONLY) {
+    for key in ["name", "type", "state", "identifier", "copy-mac-from"]
+        .iter()
+        .chain(Base::READ_ONLY)
+    {
         tree.remove(*key);
     }
     // a profile named like its interface is not shown
@@ -208,12 +311,24 @@ pub fn comparable(interface: &Interface) -> serde_json::Map<String, serde_json::
         tree.remove("profile-name");
     }
     for (key, ipv6) in [("ipv4", false), ("ipv6", true)] {
-        if let Some(serde_json::Value::Object(ip)) = tree.get_mut(key) {
+        if let Some(Value::Object(ip)) = tree.get_mut(key) {
             iface::normalise_ip(ip, ipv6);
         }
     }
     if tree.get("controller").and_then(|c| c.as_str()) == Some("") {
-        tree.insert("controller".into(), serde_json::Value::Null);
+        tree.insert("controller".into(), Value::Null);
+    }
+    // each name by itself: whether it is there is all that is asked
+    if let Some(names) = &interface.base.alt_names {
+        let there = |n: &AltName| {
+            if n.state == Some(State::Absent) {
+                Value::Null
+            } else {
+                Value::Bool(true)
+            }
+        };
+        let by_name: Map<String, Value> = names.iter().map(|n| (n.name.clone(), there(n))).collect();
+        tree.insert("alt-names".into(), Value::Object(by_name));
     }
     interface.kind.normalise(&mut tree);
     Parts::normalise(&mut tree);

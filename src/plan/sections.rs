@@ -1,4 +1,4 @@
-//! Node-wide sections spread over interfaces: which profile keeps which route, rule and name server.
+//! Node-wide sections spread over interfaces: which profile keeps which route, rule and name server. And the host names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,10 @@ use ipnet::IpNet;
 use crate::error::Invalid;
 use crate::host::{Effect, Observation};
 use crate::scalar::Id;
-use crate::state::NetworkState;
 use crate::state::dns::{self, Dns};
 use crate::state::route::{self, Route};
 use crate::state::rule::Rule;
+use crate::state::{Hostname, NetworkState};
 
 use super::profiles::{Extra, Stock};
 use super::topology::Graph;
@@ -32,7 +32,24 @@ pub fn spread(resolved: &NetworkState, graph: &Graph, seen: &Observation) -> Res
     routes(resolved, graph, seen, &mut out)?;
     rules(resolved, graph, seen, &mut out)?;
     dns(resolved, graph, seen, &mut out)?;
+    hostname(resolved, seen, &mut out);
     Ok(out)
+}
+
+fn hostname(resolved: &NetworkState, seen: &Observation, out: &mut Sections) {
+    let Some(Hostname { running, config }) = &resolved.hostname else {
+        return;
+    };
+    let now = &seen.facts.hostname;
+    if let Some(name) = config
+        .as_ref()
+        .filter(|n| now.config.as_deref().unwrap_or_default() != n.as_str())
+    {
+        out.effects.push(Effect::StaticHostname(name.clone()));
+    }
+    if let Some(name) = running.as_ref().filter(|n| now.running.as_ref() != Some(n)) {
+        out.effects.push(Effect::RunningHostname(name.clone()));
+    }
 }
 
 /// Routes that an interface's profile holds; without a profile, those that the kernel has from elsewhere.

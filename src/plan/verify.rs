@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
+use crate::facts::Facts;
 use crate::host::Observation;
 use crate::state::dns::Dns;
 use crate::state::iface::{Interface, State};
 use crate::state::tree::{self, Missing};
-use crate::state::{HIDDEN, NetworkState};
+use crate::state::{HIDDEN, Hostname, NetworkState};
 
 use super::resolve::comparable;
 
@@ -47,7 +48,42 @@ pub fn verify(expect: &NetworkState, seen: &Observation) -> Vec<Difference> {
     routes(expect, seen, &mut out);
     rules(expect, seen, &mut out);
     dns(expect, seen, &mut out);
+    hostname(expect, seen, &mut out);
     out
+}
+
+/// Virtual functions (card and number) whose interface is not there yet.
+pub fn coming(vfs: &[(String, u32)], facts: &Facts) -> Vec<Difference> {
+    let there = |card: &str, id: u32| {
+        let sriov = facts.link(card).and_then(|l| l.sriov.as_ref());
+        let mut vfs = sriov.iter().flat_map(|s| &s.vfs).filter(|vf| vf.id == id);
+        vfs.any(|vf| vf.interface.as_deref().is_some_and(|name| facts.link(name).is_some()))
+    };
+    let missing = vfs.iter().filter(|(card, id)| !there(card, *id));
+    let path = |card: &str, id: u32| format!("interfaces[{card}].ethernet.sr-iov.vfs[{id}].iface-name");
+    missing
+        .map(|(card, id)| difference(path(card, *id), "none", "an interface"))
+        .collect()
+}
+
+fn hostname(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
+    let Some(Hostname { running, config }) = &expect.hostname else {
+        return;
+    };
+    let now = &seen.facts.hostname;
+    for (key, want, got) in [("running", running, &now.running), ("config", config, &now.config)] {
+        let got = got.as_deref().unwrap_or_default();
+        if let Some(want) = want.as_deref().filter(|want| *want != got) {
+            let word = |name: &str| {
+                if name.is_empty() {
+                    "none".to_owned()
+                } else {
+                    name.to_owned()
+                }
+            };
+            out.push(difference(format!("hostname.{key}"), word(got), word(want)));
+        }
+    }
 }
 
 fn interface(wish: &Interface, current: Option<&Interface>, out: &mut Vec<Difference>) {
@@ -139,7 +175,11 @@ fn print(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
         Value::String(s) if s.is_empty() => "none".to_owned(),
-        Value::String(s) => s.clone(),
+        // a line of a plan is one line
+        Value::String(s) => match s.split_once('\n') {
+            Some((first, rest)) => format!("{first} … ({} more lines)", rest.lines().count()),
+            None => s.clone(),
+        },
         other => other.to_string(),
     }
 }

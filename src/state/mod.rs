@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
+use crate::profile::Profile;
 use crate::scalar::Space;
 
 pub mod dns;
@@ -33,6 +34,30 @@ pub struct Hostname {
     /// The static one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+}
+
+/// `HOST_NAME_MAX` of the kernel.
+const LONGEST_HOSTNAME: usize = 64;
+
+impl Hostname {
+    fn validate(&self) -> Result<(), Invalid> {
+        let Hostname { running, config } = self;
+        if running.as_deref() == Some("") {
+            return Err(Invalid::new("running", "a running host name must not be empty"));
+        }
+        for (key, name) in [("running", running), ("config", config)] {
+            let Some(name) = name.as_deref() else { continue };
+            if name.len() > LONGEST_HOSTNAME {
+                let why = format!("it has {} bytes; the kernel allows {LONGEST_HOSTNAME}", name.len());
+                return Err(Invalid::new(key, why));
+            }
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+            if !name.bytes().all(plain) || name.starts_with('.') || name.contains("..") {
+                return Err(Invalid::new(key, format!("'{name}' is not a host name")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The document.
@@ -99,6 +124,8 @@ impl NetworkState {
     }
 
     fn settle(&mut self) -> Result<(), Invalid> {
+        let hostname = self.hostname.as_ref().map_or(Ok(()), Hostname::validate);
+        hostname.map_err(|e| e.under("hostname"))?;
         if let Some(config) = self.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) {
             config.validate().map_err(|e| e.under("dns-resolver.config"))?;
         }
@@ -148,7 +175,10 @@ impl NetworkState {
 
     /// The links and devices that there must be for this to be a reading; no profiles.
     pub fn skeleton(&self) -> Facts {
-        let mut facts = Facts::default();
+        let mut facts = Facts {
+            mptcp_enabled: true,
+            ..Facts::default()
+        };
         let kernel = self.interfaces.iter().filter(|i| i.kind.space() == Space::Kernel);
         for (index, i) in (1u32..).zip(kernel) {
             let b = &i.base;
@@ -159,7 +189,7 @@ impl NetworkState {
                 kind: i
                     .kind
                     .is_virtual()
-                    .then(|| AnyKind::link_kind(i.kind.nm_type()).to_owned()),
+                    .then(|| AnyKind::link_kind(i.kind.nm_type(), &Profile::default()).to_owned()),
                 arphrd: if i.kind.nm_type() == "loopback" { 772 } else { 1 },
                 admin_up: i.is_up(),
                 running: i.is_up(),

@@ -45,6 +45,8 @@ hold() {
   mkdir -p /etc/NetworkManager /var/lib/NetworkManager
   mount --bind "$dir/nm/etc" /etc/NetworkManager
   mount --bind "$dir/nm/lib" /var/lib/NetworkManager
+  # alt-names are kept here
+  if [ -d /etc/systemd/network ]; then mount -t tmpfs tmpfs /etc/systemd/network; fi
   if [ -d /usr/lib/NetworkManager/conf.d ]; then mount -t tmpfs tmpfs /usr/lib/NetworkManager/conf.d; fi
   target=$(readlink -m /etc/resolv.conf)
   case $target in /run/*) mkdir -p "${target%/*}" && touch "$target" ;; esac

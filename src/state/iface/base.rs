@@ -6,6 +6,7 @@ use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{Profile, Value};
 use crate::scalar::{self, Space};
+use crate::state::part::alt_names;
 
 /// `state` of an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,46 @@ pub enum Identifier {
     Name,
     /// By `mac-address`; `name` is the profile's.
     MacAddress,
+    /// By `pci-address`; `name` is the profile's.
+    PciAddress,
+}
+
+/// `wait-ip`: which families must have an address before the interface counts as up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitIp {
+    /// Either one.
+    Any,
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Both.
+    #[serde(rename = "ipv4+ipv6")]
+    Both,
+}
+
+impl WaitIp {
+    /// Waits for this family.
+    pub fn needs(self, ipv6: bool) -> bool {
+        match self {
+            WaitIp::Any => false,
+            WaitIp::Ipv4 => !ipv6,
+            WaitIp::Ipv6 => ipv6,
+            WaitIp::Both => true,
+        }
+    }
+
+    /// By NetworkManager's `may-fail`, which is true where it is left out.
+    fn from_profile(profile: &Profile) -> Self {
+        let needs = |section: &str| profile.bool(section, "may-fail") == Some(false);
+        match (needs("ipv4"), needs("ipv6")) {
+            (false, false) => WaitIp::Any,
+            (true, false) => WaitIp::Ipv4,
+            (false, true) => WaitIp::Ipv6,
+            (true, true) => WaitIp::Both,
+        }
+    }
 }
 
 /// One entry of `alt-names`.
@@ -71,7 +112,7 @@ pub struct Base {
     /// Burned in; only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permanent_mac_address: Option<String>,
-    /// `0000:00:1f.4`; only read for now.
+    /// `0000:00:1f.4`, or without its domain where that is 0000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pci_address: Option<String>,
     /// Bytes.
@@ -95,6 +136,9 @@ pub struct Base {
         skip_serializing_if = "Option::is_none"
     )]
     pub max_mtu: Option<u32>,
+    /// Default any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ip: Option<WaitIp>,
     /// Name of the controller; empty detaches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
@@ -105,9 +149,30 @@ pub struct Base {
         skip_serializing_if = "Option::is_none"
     )]
     pub accept_all_mac_addresses: Option<bool>,
-    /// Extra kernel names.
+    /// Take the MAC address that this interface was made with; wins over `mac-address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_mac_from: Option<String>,
+    /// Extra kernel names; those not listed stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alt_names: Option<Vec<AltName>>,
+}
+
+/// How names begin that mean a virtual function: `sriov:eth1:2`.
+pub const VIRTUAL_FUNCTION: &str = "sriov:";
+
+/// A PCI address as the kernel writes it; None where it is none.
+pub fn pci(text: &str) -> Option<String> {
+    let full = if text.matches(':').count() == 1 {
+        format!("0000:{text}")
+    } else {
+        text.to_owned()
+    };
+    let (front, function) = full.split_once('.')?;
+    let parts: Vec<&str> = front.split(':').collect();
+    let hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let [domain, bus, device] = parts[..] else { return None };
+    let ok = hex(domain, 4) && hex(bus, 2) && hex(device, 2) && hex(function, 1);
+    ok.then(|| full.to_ascii_lowercase())
 }
 
 impl Base {
@@ -125,8 +190,10 @@ impl Base {
         "mtu",
         "min-mtu",
         "max-mtu",
+        "wait-ip",
         "controller",
         "accept-all-mac-addresses",
+        "copy-mac-from",
         "alt-names",
     ];
 
@@ -143,9 +210,8 @@ impl Base {
         }
         let by_name = self.identifier.unwrap_or_default() == Identifier::Name;
         // a longer name may still be an alt-name of an existing link: `plan::resolve` decides
-        if let Some(why) =
-            scalar::bad_interface_name(&self.name).filter(|_| by_name && self.name.len() <= 15 && space != Space::Vpn)
-        {
+        let plain = by_name && self.name.len() <= 15 && space != Space::Vpn && !self.name.starts_with(VIRTUAL_FUNCTION);
+        if let Some(why) = scalar::bad_interface_name(&self.name).filter(|_| plain) {
             return Err(Invalid::new("name", why));
         }
         if let Some(text) = &self.mac_address
@@ -153,10 +219,22 @@ impl Base {
         {
             return Err(Invalid::new("mac-address", format!("'{text}' is not a MAC address")));
         }
-        if !by_name && self.mac_address.is_none() {
-            return Err(Invalid::new("identifier", "mac-address needs the key mac-address"));
+        if let Some(text) = self.pci_address.as_deref().filter(|t| pci(t).is_none()) {
+            return Err(Invalid::new(
+                "pci-address",
+                format!("'{text}' is not a PCI address such as 0000:00:1f.4"),
+            ));
         }
-        Ok(())
+        match self.identifier.unwrap_or_default() {
+            Identifier::MacAddress if self.mac_address.is_none() => {
+                return Err(Invalid::new("identifier", "mac-address needs the key mac-address"));
+            }
+            Identifier::PciAddress if self.pci_address.is_none() => {
+                return Err(Invalid::new("identifier", "pci-address needs the key pci-address"));
+            }
+            _ => {}
+        }
+        alt_names::validate(self.alt_names.as_deref().unwrap_or_default())
     }
 
     /// What the kernel and the active profile say.
@@ -181,15 +259,17 @@ impl Base {
             description: profile.and_then(Self::description).filter(|d| !d.is_empty()),
             driver: link.driver.clone(),
             state: Some(Self::state(link, facts)),
-            identifier: profile.map(|_| Identifier::Name),
+            identifier: profile.map(Self::identifier),
             mac_address: link.mac.clone(),
             permanent_mac_address: link.permanent_mac.clone(),
             pci_address: link.pci_address.clone(),
             mtu: link.mtu,
             min_mtu: link.min_mtu.filter(|v| *v > 0),
             max_mtu: link.max_mtu.filter(|v| *v > 0),
+            wait_ip: profile.map(WaitIp::from_profile),
             controller,
             accept_all_mac_addresses: Some(link.promiscuous),
+            copy_mac_from: None, // a way to say mac-address
             alt_names: (!link.alt_names.is_empty()).then(|| link.alt_names.iter().map(alt).collect()),
         }
     }
@@ -203,6 +283,16 @@ impl Base {
             None if !facts.nm_version.is_empty() && link.arphrd != 772 => State::Ignore,
             _ if up || link.admin_up => State::Up,
             _ => State::Down,
+        }
+    }
+
+    /// By what a profile finds its device.
+    fn identifier(profile: &Profile) -> Identifier {
+        match profile.str("connection", "interface-name") {
+            Some(_) => Identifier::Name,
+            None if profile.get("802-3-ethernet", "mac-address").is_some() => Identifier::MacAddress,
+            None if !profile.strs("match", "path").is_empty() => Identifier::PciAddress,
+            None => Identifier::Name,
         }
     }
 
@@ -228,10 +318,12 @@ impl Base {
             permanent_mac_address: _,
             min_mtu: _,
             max_mtu: _,
-            pci_address: _,
+            pci_address,
             state: _,
-            controller: _, // written with the controller's settings
-            alt_names: _,  // kept outside the profile
+            wait_ip,
+            controller: _,    // written with the controller's settings
+            copy_mac_from: _, // has become mac_address
+            alt_names: _,     // kept outside the profile
         } = self;
         if let Some(id) = profile_name {
             profile.put("connection", "id", id.clone());
@@ -248,6 +340,20 @@ impl Base {
                 text => data.insert(Self::DESCRIPTION.to_owned(), text.to_owned()),
             };
             profile.put("user", "data", data);
+        }
+        if let Some(wait) = wait_ip {
+            profile.put("ipv4", "may-fail", !wait.needs(false));
+            profile.put("ipv6", "may-fail", !wait.needs(true));
+        }
+        // the device is found by one of three, and another one must not stand in the way
+        match identifier {
+            Some(Identifier::PciAddress) => {
+                let path = pci_address.as_deref().and_then(pci).unwrap_or_default();
+                profile.put("match", "path", vec![format!("pci-{path}")]);
+                profile.remove("802-3-ethernet", "mac-address");
+            }
+            Some(Identifier::MacAddress) => profile.remove("match", "path"),
+            Some(Identifier::Name) | None => {}
         }
         let by_mac = *identifier == Some(Identifier::MacAddress);
         let bytes = |text: &String| -> Option<Vec<u8>> {
@@ -268,6 +374,22 @@ impl Base {
             if let Some(all) = accept_all_mac_addresses.filter(|_| setting == "802-3-ethernet") {
                 profile.put(setting, "accept-all-mac-addresses", i32::from(all));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pci_addresses() {
+        for text in ["00:14.3", "0000:00:14.3"] {
+            assert_eq!(pci(text).as_deref(), Some("0000:00:14.3"));
+        }
+        assert_eq!(pci("0000:AF:1f.0").as_deref(), Some("0000:af:1f.0"));
+        for bad in ["", "14.3", "00:14", "00:14.33", "0:0:14.3", "00:1g.3", "a:00:00:14.3"] {
+            assert_eq!(pci(bad), None, "{bad}");
         }
     }
 }

@@ -1,12 +1,16 @@
-//! `type: ethernet`: hardware. Section `ethernet`: auto-negotiation, speed, duplex.
+//! `type: ethernet`: hardware. Section `ethernet`: auto-negotiation, speed, duplex, virtual functions.
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Kind;
+use super::{Context, Kind};
+use crate::error::Invalid;
 use crate::facts::{Facts, Link};
-use crate::profile::Profile;
+use crate::profile::{self, Profile};
 use crate::scalar;
+use crate::state::part::sriov::Sriov;
 
 /// Hardware that speaks Ethernet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +42,9 @@ pub struct Section {
     /// `full` or `half`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplex: Option<Duplex>,
+    /// Virtual functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sr_iov: Option<Sriov>,
 }
 
 /// Duplex mode.
@@ -62,6 +69,7 @@ impl Section {
                 "half" => Some(Duplex::Half),
                 _ => None,
             }),
+            sr_iov: Sriov::from_facts(link),
         };
         (section != Section::default()).then_some(section)
     }
@@ -72,7 +80,11 @@ impl Section {
             auto_negotiation,
             speed,
             duplex,
+            sr_iov,
         } = self;
+        if let Some(sriov) = sr_iov {
+            sriov.to_profile(profile);
+        }
         if let Some(on) = auto_negotiation {
             profile.put("802-3-ethernet", "auto-negotiate", *on);
         }
@@ -90,11 +102,34 @@ impl Section {
 
     /// With auto-negotiation on, speed and duplex are a wish that the partner may refuse.
     pub fn normalise(tree: &mut Map<String, Value>) {
-        if let Some(Value::Object(section)) = tree.get_mut("ethernet")
-            && section.get("auto-negotiation") == Some(&Value::Bool(true))
-        {
-            section.retain(|k, _| k == "auto-negotiation");
+        let Some(Value::Object(section)) = tree.get_mut("ethernet") else {
+            return;
+        };
+        if section.get("auto-negotiation") == Some(&Value::Bool(true)) {
+            section.retain(|k, _| k != "speed" && k != "duplex");
         }
+        if let Some(Value::Object(sriov)) = section.get_mut("sr-iov") {
+            Sriov::normalise(sriov);
+        }
+    }
+
+    /// Faults in what was written.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let sriov = self.sr_iov.as_ref().map_or(Ok(()), Sriov::validate);
+        sriov.map_err(|e| e.under("ethernet.sr-iov"))
+    }
+
+    /// Says what the wish leaves out, and refuses what the card cannot do.
+    pub fn complete(wish: &mut Option<Section>, current: &Option<Section>) -> Result<(), Invalid> {
+        let Some(sriov) = wish.as_mut().and_then(|s| s.sr_iov.as_mut()) else {
+            return Ok(());
+        };
+        let done = sriov.complete(current.as_ref().and_then(|s| s.sr_iov.as_ref()));
+        done.map_err(|e| e.under("ethernet.sr-iov"))
+    }
+
+    fn sriov(section: &Option<Section>) -> Option<&Sriov> {
+        section.as_ref()?.sr_iov.as_ref()
     }
 }
 
@@ -108,6 +143,32 @@ impl Kind for Ethernet {
         Ethernet {
             ethernet: Section::from_facts(link, facts),
         }
+    }
+
+    fn validate(&self, _cx: &Context<'_>) -> Result<(), Invalid> {
+        self.ethernet.as_ref().map_or(Ok(()), Section::validate)
+    }
+
+    fn complete(&mut self, current: &Self) -> Result<(), Invalid> {
+        Section::complete(&mut self.ethernet, &current.ethernet)
+    }
+
+    fn coming_vfs(&self, current: &Self) -> Range<u32> {
+        let now = Section::sriov(&current.ethernet);
+        Section::sriov(&self.ethernet).map_or(0..0, |wish| wish.coming(now))
+    }
+
+    fn must_recreate(&self, current: &Self) -> bool {
+        let now = Section::sriov(&current.ethernet);
+        Section::sriov(&self.ethernet).is_some_and(|wish| wish.must_recreate(now))
+    }
+
+    fn to_link(profile: &Profile, link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {
+        Sriov::to_link(profile, link);
+    }
+
+    fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
+        ((setting, key) == ("sriov", "autoprobe-drivers")).then_some(profile::Value::I32(-1))
     }
 
     fn to_profile(&self, profile: &mut Profile) {

@@ -1,5 +1,7 @@
 //! An interface of the document, and the registry of interface types. To add a type: its file, its line in `kinds!`, its fixtures.
 
+use std::ops::Range;
+
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -25,7 +27,7 @@ pub mod veth;
 pub mod vlan;
 pub mod wireguard;
 
-pub use base::{AltName, Base, Identifier, State};
+pub use base::{AltName, Base, Identifier, State, VIRTUAL_FUNCTION, pci};
 
 use super::part::{Parts, ip::Ip};
 use super::{HIDDEN, tree};
@@ -154,6 +156,16 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn must_recreate(&self, _current: &Self) -> bool {
         false
     }
+    /// Adds to the wish what it leaves out but NetworkManager must be told; refuses what this one cannot do.
+    fn complete(&mut self, _current: &Self) -> Result<(), Invalid> {
+        Ok(())
+    }
+    /// Virtual functions that the wish makes, by number; each brings an interface, which may take minutes.
+    fn coming_vfs(&self, _current: &Self) -> Range<u32> {
+        0..0
+    }
+    /// It may take the MAC address of another interface (`copy-mac-from`).
+    const COPIES_MAC: bool = false;
     /// Something in the wish that this node cannot do and that is left out, by name.
     fn skip_unsupported(&mut self, _facts: &Facts) -> Option<String> {
         None
@@ -320,6 +332,27 @@ macro_rules! kinds {
                     $((AnyKind::$variant(a), AnyKind::$variant(b)) => a.must_recreate(b),)*
                     _ => false,
                 }
+            }
+
+            /// Adds what the wish leaves out; refuses what this one cannot do.
+            pub fn complete(&mut self, current: &AnyKind) -> Result<(), Invalid> {
+                match (self, current) {
+                    $((AnyKind::$variant(a), AnyKind::$variant(b)) => a.complete(b),)*
+                    _ => Ok(()),
+                }
+            }
+
+            /// Virtual functions that the wish makes.
+            pub fn coming_vfs(&self, current: &AnyKind) -> Range<u32> {
+                match (self, current) {
+                    $((AnyKind::$variant(a), AnyKind::$variant(b)) => a.coming_vfs(b),)*
+                    _ => 0..0,
+                }
+            }
+
+            /// It may take the MAC address of another interface.
+            pub fn copies_mac(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::COPIES_MAC,)* AnyKind::Other(_) => false }
             }
 
             /// `type` in the document.

@@ -71,6 +71,10 @@ impl Kind for Veth {
         }
     }
 
+    fn complete(&mut self, current: &Self) -> Result<(), Invalid> {
+        ethernet::Section::complete(&mut self.ethernet, &current.ethernet)
+    }
+
     fn peer(&self) -> Option<&str> {
         self.veth.as_ref().map(|v| v.peer.as_str())
     }

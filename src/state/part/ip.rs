@@ -10,6 +10,7 @@ use crate::error::Invalid;
 use crate::facts::{Address, Facts, Link};
 use crate::profile::{Dict, Profile};
 use crate::scalar;
+use crate::state::part::mptcp::Flag;
 
 /// `ipv4` or `ipv6`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -80,6 +81,14 @@ pub struct Ip {
         skip_serializing_if = "Option::is_none"
     )]
     pub auto_route_metric: Option<i64>,
+    /// IPv4: metric of the routes that come with addresses, and of routes without one of their own. NetworkManager keeps one number
+    /// for both, so it must be `auto-route-metric` where both are given.
+    #[serde(
+        default,
+        deserialize_with = "scalar::opt_int",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub prefix_route_metric: Option<i64>,
     /// Let others add addresses; default true.
     #[serde(
         default,
@@ -136,12 +145,12 @@ pub struct Addr {
         skip_serializing_if = "Option::is_none"
     )]
     pub preferred_life_time: Option<String>,
-    /// Only read: who made it (`lo`, `ra`, `kernel_ll`).
+    /// Only read: who made it (`lo`, `ra`, `kernel_ll`, or a number that another program gave, such as `0x19`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// Only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mptcp_flags: Option<Vec<String>>,
+    pub mptcp_flags: Option<Vec<Flag>>,
 }
 
 impl Addr {
@@ -150,7 +159,17 @@ impl Addr {
         self.valid_life_time.as_deref().is_some_and(|l| l != "forever")
     }
 
-    fn from_facts(a: &Address) -> Self {
+    /// Made by another program, which looks after it (`IFA_PROTO`): neither kept nor compared nor taken away.
+    pub fn is_foreign(&self) -> bool {
+        let known = |p: &str| matches!(p, "lo" | "ra" | "kernel_ll");
+        self.protocol.as_deref().is_some_and(|p| !known(p))
+    }
+
+    fn from_facts(a: &Address, facts: &Facts) -> Self {
+        let endpoint = facts
+            .mptcp
+            .iter()
+            .find(|e| e.ip == a.ip && (e.link == a.link || e.link == 0));
         let life = |seconds: Option<u32>| Some(seconds.map_or("forever".to_owned(), |s| format!("{s}sec")));
         Addr {
             ip: a.ip,
@@ -161,15 +180,39 @@ impl Addr {
                 1 => Some("lo".to_owned()),
                 2 => Some("ra".to_owned()),
                 3 => Some("kernel_ll".to_owned()),
-                _ => None,
+                0 => None,
+                other => Some(format!("0x{other:02x}")),
             },
-            mptcp_flags: None,
+            mptcp_flags: endpoint.map(|e| Flag::of_kernel(e.flags)),
         }
     }
 }
 
 fn is_link_local(ip: &IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// `IFA_PROTO` as a number: `25` or `0x19`.
+fn is_protocol(text: &str) -> bool {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u8::from_str_radix(hex, 16),
+        None => text.parse::<u8>(),
+    };
+    number.is_ok()
+}
+
+/// NetworkManager's number of `addr-gen-mode` (`NM_SETTING_IP6_CONFIG_ADDR_GEN_MODE_*`); 2 and 3 are its own choice.
+fn addr_gen_number(word: &str) -> Option<i32> {
+    match word {
+        "eui64" => Some(0),
+        "stable-privacy" => Some(1),
+        _ => None,
+    }
+}
+
+/// 169.254.0.0/16: what NetworkManager or another program gave itself. Kept where it is asked for, not by itself.
+fn is_self_given(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(v4) if v4.is_link_local())
 }
 
 fn setting(ipv6: bool) -> &'static str {
@@ -206,10 +249,9 @@ impl Ip {
 
     /// Addresses that a person wrote: neither dynamic nor link-local.
     pub fn static_addresses(&self) -> impl Iterator<Item = &Addr> {
-        self.address
-            .iter()
-            .flatten()
-            .filter(|a| !a.is_dynamic() && !is_link_local(&a.ip) && a.protocol.as_deref() != Some("ra"))
+        self.address.iter().flatten().filter(|a| {
+            !a.is_dynamic() && !a.is_foreign() && !is_link_local(&a.ip) && a.protocol.as_deref() != Some("ra")
+        })
     }
 
     /// Faults that can be told without looking at the node. Paths start below `ipv4` or `ipv6`.
@@ -225,13 +267,16 @@ impl Ip {
                     return Err(Invalid::new(key, "belongs to ipv6 only"));
                 }
             }
-        } else if self.forwarding.is_some() || self.dhcp_client_id.is_some() {
-            let key = if self.forwarding.is_some() {
-                "forwarding"
-            } else {
-                "dhcp-client-id"
-            };
-            return Err(Invalid::new(key, "belongs to ipv4 only"));
+        } else {
+            for (key, given) in [
+                ("forwarding", self.forwarding.is_some()),
+                ("dhcp-client-id", self.dhcp_client_id.is_some()),
+                ("prefix-route-metric", self.prefix_route_metric.is_some()),
+            ] {
+                if given {
+                    return Err(Invalid::new(key, "belongs to ipv4 only"));
+                }
+            }
         }
         for (i, a) in self.address.iter().flatten().enumerate() {
             let at = format!("address[{i}]");
@@ -248,20 +293,77 @@ impl Ip {
                     format!("{} is larger than {max}", a.prefix_length),
                 ));
             }
+            if let Some(tag) = a.protocol.as_deref().filter(|t| a.is_foreign() && !is_protocol(t)) {
+                return Err(Invalid::new(
+                    format!("{at}.protocol"),
+                    format!("'{tag}' is none of lo, ra, kernel_ll and no number below 256"),
+                ));
+            }
         }
-        if let Some(metric) = self.auto_route_metric.filter(|m| *m < -1 || *m > i64::from(u32::MAX)) {
+        self.validate_metrics()?;
+        if let Some(mode) = self.addr_gen_mode.as_deref().filter(|m| addr_gen_number(m).is_none()) {
             return Err(Invalid::new(
-                "auto-route-metric",
-                format!("{metric} is outside -1–{}", u32::MAX),
+                "addr-gen-mode",
+                format!("'{mode}' is neither eui64 nor stable-privacy"),
             ));
         }
         if self.autoconf == Some(true) && self.dhcp == Some(false) {
-            return Err(Invalid::new(
-                "autoconf",
-                "NetworkManager cannot do autoconf without DHCPv6; set dhcp: true as well",
-            ));
+            return Err(self.no_slaac_alone());
         }
         self.validate_token()
+    }
+
+    fn validate_metrics(&self) -> Result<(), Invalid> {
+        for (key, metric) in [
+            ("auto-route-metric", self.auto_route_metric),
+            ("prefix-route-metric", self.prefix_route_metric),
+        ] {
+            if let Some(metric) = metric.filter(|m| *m < -1 || *m > i64::from(u32::MAX)) {
+                return Err(Invalid::new(key, format!("{metric} is outside -1–{}", u32::MAX)));
+            }
+        }
+        match (self.auto_route_metric, self.prefix_route_metric) {
+            (Some(auto), Some(prefix)) if auto != prefix && auto != -1 && prefix != -1 => Err(Invalid::new(
+                "prefix-route-metric",
+                format!("NetworkManager keeps one metric for both, and auto-route-metric is {auto}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn no_slaac_alone(&self) -> Invalid {
+        match self.dhcp {
+            Some(false) => Invalid::new(
+                "autoconf",
+                "NetworkManager cannot do autoconf without DHCPv6; set dhcp: true as well, or autoconf: false",
+            ),
+            _ => Invalid::new(
+                "autoconf",
+                "NetworkManager cannot do autoconf without DHCPv6; set dhcp: true as well",
+            ),
+        }
+    }
+
+    /// Faults of the wish laid over what is.
+    pub fn validate_merged(desired: &Ip, current: Option<&Ip>) -> Result<(), Invalid> {
+        let merged = Ip::merge(desired, current);
+        match merged.is_enabled() && merged.autoconf == Some(true) && merged.dhcp != Some(true) {
+            true => Err(desired.no_slaac_alone()),
+            false => Ok(()),
+        }
+    }
+
+    /// Leaves out what this NetworkManager cannot do; says what.
+    pub fn skip_unsupported(&mut self, link: Option<&Link>, facts: &Facts) -> Option<String> {
+        let wish = self.forwarding.filter(|_| !facts.nm_at_least("1.54"))?;
+        self.forwarding = None;
+        let kept = link.and_then(|l| l.ipv4_forwarding) == Some(wish);
+        (!kept).then(|| {
+            format!(
+                "ipv4.forwarding is left out: it needs NetworkManager 1.54; this node has {}",
+                facts.nm_version
+            )
+        })
     }
 
     fn validate_token(&self) -> Result<(), Invalid> {
@@ -286,7 +388,7 @@ impl Ip {
             .addresses
             .iter()
             .filter(|a| a.link == link.index && a.ip.is_ipv6() == ipv6)
-            .map(Addr::from_facts)
+            .map(|a| Addr::from_facts(a, facts))
             .collect();
         let own = facts.device(&link.name).filter(|d| !d.external() && d.state > 10);
         let profile = own.and_then(|_| facts.active_profile(&link.name)).map(|p| &p.profile);
@@ -317,12 +419,15 @@ impl Ip {
                 _ => None,
             };
             // NetworkManager makes addresses itself and tells the kernel 'none'
-            if let Some(mode) = profile.and_then(|p| p.int("ipv6", "addr-gen-mode")) {
-                ip.addr_gen_mode = Some(if mode == 0 { "eui64" } else { "stable-privacy" }.to_owned());
+            match profile.and_then(|p| p.int("ipv6", "addr-gen-mode")) {
+                Some(0) => ip.addr_gen_mode = Some("eui64".to_owned()),
+                Some(1) => ip.addr_gen_mode = Some("stable-privacy".to_owned()),
+                _ => {}
             }
             ip.token = profile.and_then(|p| p.str("ipv6", "token")).map(str::to_owned);
         } else {
             ip.forwarding = link.ipv4_forwarding;
+            ip.prefix_route_metric = profile.map(|p| p.int("ipv4", "route-metric").unwrap_or(-1));
         }
         ip
     }
@@ -371,32 +476,45 @@ impl Ip {
             auto_routes: d.auto_routes.or(c.auto_routes),
             auto_route_table_id: d.auto_route_table_id.or(c.auto_route_table_id),
             auto_route_metric: d.auto_route_metric.or(c.auto_route_metric),
+            prefix_route_metric: d.prefix_route_metric.or(c.prefix_route_metric),
             allow_extra_address: d.allow_extra_address,
             dhcp_send_hostname: d.dhcp_send_hostname.or(c.dhcp_send_hostname),
             dhcp_custom_hostname: d.dhcp_custom_hostname.or(c.dhcp_custom_hostname),
-            forwarding: d.forwarding.or(c.forwarding),
+            forwarding: d.forwarding, // the kernel's own value is not made a setting
             addr_gen_mode: d.addr_gen_mode.or(c.addr_gen_mode),
             token: d.token.or(c.token),
         };
-        if merged.address.is_none() {
-            let becomes_static = current.is_auto() && !merged.is_auto();
-            let kept = current.address.iter().flatten();
-            merged.address = Some(
-                kept.filter(|a| becomes_static || !a.is_dynamic())
-                    .filter(|a| !is_link_local(&a.ip))
-                    .map(|a| Addr {
-                        valid_life_time: None,
-                        preferred_life_time: None,
-                        protocol: None,
-                        ..a.clone()
-                    })
-                    .collect(),
-            );
+        // one number for both: the one that the wish names
+        if desired.auto_route_metric.is_none() != desired.prefix_route_metric.is_none() {
+            let named = desired.auto_route_metric.or(desired.prefix_route_metric);
+            (merged.auto_route_metric, merged.prefix_route_metric) = (named, named);
+        }
+        let becomes_static = current.is_auto() && !merged.is_auto();
+        let given = |list: &Vec<Addr>| !becomes_static || list.is_empty() || !list.iter().all(Addr::is_dynamic);
+        if !merged.address.as_ref().is_some_and(given) {
+            merged.address = Some(current.kept_addresses(becomes_static));
         }
         if !merged.is_auto() {
             merged.forget_auto();
         }
         merged
+    }
+
+    /// Addresses that stay where the wish names none: those that a person wrote, and those of a server that is asked no more.
+    fn kept_addresses(&self, dynamic_too: bool) -> Vec<Addr> {
+        self.address
+            .iter()
+            .flatten()
+            .filter(|a| dynamic_too || !a.is_dynamic())
+            .filter(|a| !a.is_foreign() && !is_link_local(&a.ip) && !is_self_given(&a.ip))
+            .map(|a| Addr {
+                valid_life_time: None,
+                preferred_life_time: None,
+                protocol: None,
+                mptcp_flags: None,
+                ..a.clone()
+            })
+            .collect()
     }
 
     fn forget_auto(&mut self) {
@@ -405,6 +523,7 @@ impl Ip {
             dhcp: self.dhcp,
             autoconf: self.autoconf,
             address: self.address.take(),
+            prefix_route_metric: self.prefix_route_metric,
             allow_extra_address: self.allow_extra_address,
             forwarding: self.forwarding,
             addr_gen_mode: self.addr_gen_mode.take(),
@@ -425,6 +544,7 @@ impl Ip {
             _ if ipv6 => "link-local",
             _ => "disabled",
         };
+        let new = profile.get(s, "method").is_none();
         profile.put(s, "method", method);
         match addresses.is_empty() {
             true => profile.remove(s, "address-data"),
@@ -436,7 +556,6 @@ impl Ip {
                 "ignore-auto-routes",
                 "never-default",
                 "route-table",
-                "route-metric",
                 "dhcp-client-id",
                 "dhcp-duid",
                 "dhcp-iaid",
@@ -460,18 +579,34 @@ impl Ip {
                 "route-data",
                 "routing-rules",
                 "gateway",
+                "route-metric",
+                "may-fail",
+                "forwarding",
             ] {
                 profile.remove(s, key);
             }
             return;
         }
+        // -1 on one side is no opinion
+        let metrics = [
+            self.prefix_route_metric,
+            self.auto_route_metric.filter(|_| self.is_auto()),
+        ];
+        match metrics.iter().flatten().max() {
+            Some(metric) => profile.put(s, "route-metric", *metric),
+            None if ipv6 && !self.is_auto() => profile.remove(s, "route-metric"),
+            None => {}
+        }
+        if let Some(on) = self.forwarding {
+            profile.put(s, "forwarding", i32::from(on));
+        }
         if self.is_auto() {
             self.auto_to_profile(ipv6, profile);
         }
         if ipv6 {
-            if let Some(mode) = &self.addr_gen_mode {
-                profile.put(s, "addr-gen-mode", i32::from(mode != "eui64"));
-            } else if profile.int(s, "addr-gen-mode").is_none() {
+            if let Some(mode) = self.addr_gen_mode.as_deref().and_then(addr_gen_number) {
+                profile.put(s, "addr-gen-mode", mode);
+            } else if new {
                 profile.put(s, "addr-gen-mode", 0);
             }
             match self.token.as_deref() {
@@ -495,9 +630,6 @@ impl Ip {
         }
         if let Some(table) = self.auto_route_table_id {
             profile.put(s, "route-table", table);
-        }
-        if let Some(metric) = self.auto_route_metric {
-            profile.put(s, "route-metric", metric);
         }
         if let Some(send) = self.dhcp_send_hostname {
             profile.put(s, "dhcp-send-hostname", send);
@@ -560,7 +692,7 @@ impl Ip {
             let wanted: Map<String, Value> = list
                 .iter()
                 .filter_map(|a| serde_json::from_value::<Addr>(a.clone()).ok())
-                .filter(|a| !a.is_dynamic() && !is_link_local(&a.ip))
+                .filter(|a| !a.is_dynamic() && !a.is_foreign() && !is_link_local(&a.ip))
                 .map(|a| (format!("{}/{}", a.ip, a.prefix_length), Value::Bool(true)))
                 .collect();
             // the kernel cannot tell an IPv4 without addresses from none
@@ -574,12 +706,20 @@ impl Ip {
             tree.retain(|k, _| {
                 matches!(
                     k.as_str(),
-                    "enabled" | "dhcp" | "autoconf" | "address" | "forwarding" | "addr-gen-mode"
+                    "enabled"
+                        | "dhcp"
+                        | "autoconf"
+                        | "address"
+                        | "forwarding"
+                        | "addr-gen-mode"
+                        | "prefix-route-metric"
                 )
             });
         }
-        if tree.get("auto-route-metric").and_then(Value::as_i64) == Some(-1) {
-            tree.remove("auto-route-metric");
+        for key in ["auto-route-metric", "prefix-route-metric"] {
+            if tree.get(key).and_then(Value::as_i64) == Some(-1) {
+                tree.remove(key);
+            }
         }
         for (key, nothing) in [("dhcp-custom-hostname", ""), ("token", "")] {
             if tree
@@ -591,7 +731,9 @@ impl Ip {
             }
         }
         if let Some(Value::String(id)) = tree.get_mut("dhcp-client-id") {
-            *id = id.replace("LL", "ll");
+            if id == "LL" {
+                "ll".clone_into(id);
+            }
         }
     }
 }

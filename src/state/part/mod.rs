@@ -7,14 +7,20 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
+use crate::host::Effect;
 use crate::profile::{self, Profile};
 use crate::scalar::Space;
 
 use super::iface::{from_value, to_value};
 
+pub mod alt_names;
+pub mod dispatch;
+pub mod ethtool;
 pub mod ieee8021x;
 pub mod ip;
 pub mod lldp;
+pub mod mptcp;
+pub mod sriov;
 
 /// What a part knows about itself. All pure.
 pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned {
@@ -47,6 +53,16 @@ pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     /// What NetworkManager takes for granted where a profile leaves this key out, if it is not nothing.
     fn nm_default(_setting: &str, _key: &str) -> Option<profile::Value> {
         None
+    }
+    /// Only links of the kernel have it.
+    const KERNEL_ONLY: bool = false;
+    /// What is kept outside the profile: changes that make it so for an interface that is to be up.
+    fn effects(&self, _name: &str, _facts: &Facts) -> Vec<Effect> {
+        vec![]
+    }
+    /// Removes what was kept outside the profile when the interface goes.
+    fn leftovers(_name: &str, _facts: &Facts) -> Vec<Effect> {
+        vec![]
     }
     /// Brings two readings to one form before they are compared.
     fn normalise(_tree: &mut Value) {}
@@ -105,6 +121,28 @@ macro_rules! parts {
                 Ok(())
             }
 
+            /// Refuses what only links of the kernel have.
+            pub fn refuse_beyond_kernel(&self) -> Result<(), Invalid> {
+                $(if <$ty>::KERNEL_ONLY && self.$field.is_some() {
+                    return Err(Invalid::new(<$ty>::KEY, "only interfaces of the kernel have it"));
+                })*
+                Ok(())
+            }
+
+            /// Changes outside the profile that make them so.
+            pub fn effects(&self, name: &str, facts: &Facts) -> Vec<Effect> {
+                let mut all = vec![];
+                $(all.extend(self.$field.iter().flat_map(|part| part.effects(name, facts)));)*
+                all
+            }
+
+            /// Removes what was kept outside the profile of an interface that goes.
+            pub fn leftovers(name: &str, facts: &Facts) -> Vec<Effect> {
+                let mut all = vec![];
+                $(all.extend(<$ty>::leftovers(name, facts));)*
+                all
+            }
+
             /// Writes them over a profile.
             pub fn to_profile(&self, profile: &mut Profile) {
                 $(if let Some(part) = &self.$field { part.to_profile(profile); })*
@@ -137,8 +175,11 @@ macro_rules! parts {
 }
 
 parts! {
+    mptcp: mptcp::Mptcp,
     lldp: lldp::Lldp,
     ieee8021x: ieee8021x::Ieee8021x,
+    ethtool: ethtool::Ethtool,
+    dispatch: dispatch::Dispatch,
 }
 
 fn part<T: Part>(value: Option<Value>) -> Result<Option<T>, Invalid> {
