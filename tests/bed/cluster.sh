@@ -7,7 +7,7 @@
 #   cluster.sh up DIR [option…]        makes it and waits until it answers; writes DIR/env
 #       --nodes N            node01 … (default 2)
 #       --node-option X      passed to `node.sh up` of every node (repeatable)
-#       --no-objects         neither CRDs nor RBAC nor tokens: a bare apiserver and Node objects
+#       --no-objects         neither CRDs nor deploy/ nor tokens: a bare apiserver and Node objects
 #   cluster.sh agent DIR NODE [arg…]   starts `netwright agent` in NODE, as its own service account
 #   cluster.sh controller DIR [arg…]   starts `netwright controller` beside the apiserver
 #   cluster.sh stop DIR agent-NODE|controller   ends one of them (SIGTERM), waits for it
@@ -132,10 +132,11 @@ YAML
 }
 
 shipped_objects() {
-  local file node uid n=0
+  local node uid n=0
   [ -d "$repo/crds" ] || die "there is no crds/ to apply"
   kube apply --server-side -f "$repo/crds" >/dev/null
-  for file in namespace rbac; do kube apply --server-side -f "$repo/deploy/$file.yaml" >/dev/null; done
+  # also the workloads, which stay objects: there is nothing that would run them
+  kube apply --server-side -f "$repo/deploy" >/dev/null
   kube wait --for condition=Established --timeout 20s -f "$repo/crds" >/dev/null
   while read -r node uid; do
     n=$((n + 1))
