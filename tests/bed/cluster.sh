@@ -135,7 +135,7 @@ shipped_objects() {
   local file node uid n=0
   [ -d "$repo/crds" ] || die "there is no crds/ to apply"
   kube apply --server-side -f "$repo/crds" >/dev/null
-  for file in namespace rbac; do kube apply --server-side -f "$repo/deploy/$file.yaml" >/dev/null; done
+  for file in 00-namespace rbac; do kube apply --server-side -f "$repo/deploy/$file.yaml" >/dev/null; done
   kube wait --for condition=Established --timeout 20s -f "$repo/crds" >/dev/null
   while read -r node uid; do
     n=$((n + 1))
