@@ -26,4 +26,5 @@ lint: ## formatting, clippy, licences
 
 bench: ## ratios to NetworkManager's own floor, and to nmstatectl where PEER=path names one
 	tests/bed/install.sh
-	cargo bench --bench netwright
+	if tests/bed/kube-apiserver.sh --can; then tests/bed/kube-apiserver.sh; tests/bed/kube-apiserver.sh kubectl; fi
+	cargo bench --profile release --bench netwright

@@ -68,6 +68,9 @@ pub struct Entry {
     /// The policy that was being applied.
     #[serde(default)]
     pub policy: String,
+    /// The checkpoint is left in force on purpose (`apply --no-commit`): a person decides.
+    #[serde(default)]
+    pub held: bool,
 }
 
 fn boot_id() -> String {
@@ -86,7 +89,13 @@ impl Entry {
             undo: undo.to_vec(),
             boot_id: boot_id(),
             policy: String::new(),
+            held: false,
         }
+    }
+
+    /// The same, left in force on purpose.
+    pub fn held(self) -> Self {
+        Entry { held: true, ..self }
     }
 }
 
@@ -175,26 +184,25 @@ impl Journal {
             Ok(entry) => entry,
             Err(e) => return self.put_aside(&e.to_string()).map(Some),
         };
-        let held = entry.phase == Phase::Commit && entry.boot_id == boot_id();
-        if held
-            && entry.checkpoint.is_some()
-            && checkpoint::list(nm)
-                .await?
-                .contains(&entry.checkpoint.clone().unwrap_or_default())
-        {
-            return Ok(None); // `apply --no-commit`: a person decides
-        }
-        let mut done = "NetworkManager had rolled it back";
-        if entry.boot_id == boot_id() {
-            let ours = entry.checkpoint.as_ref();
-            if let Some(at) = ours
-                && checkpoint::list(nm).await?.contains(at)
-            {
-                checkpoint::rollback(nm, at).await?;
-                done = "rolled back";
+        let this_boot = entry.boot_id == boot_id();
+        let in_force = match &entry.checkpoint {
+            Some(at) if this_boot => checkpoint::list(nm).await?.contains(at),
+            _ => false,
+        };
+        let done = match (this_boot, in_force) {
+            (false, _) => "the node was restarted since",
+            (true, true) if entry.held => return Ok(None),
+            (true, true) => "rolled back",
+            // all was proven, and what is kept is kept
+            (true, false) if entry.phase == Phase::Commit && !entry.held => {
+                self.clear();
+                return Ok(None);
             }
-        } else {
-            done = "the node was restarted since";
+            (true, false) if entry.checkpoint.is_none() => "before anything was touched",
+            (true, false) => "NetworkManager had rolled it back",
+        };
+        if let Some(at) = entry.checkpoint.as_ref().filter(|_| in_force) {
+            checkpoint::rollback(nm, at).await?;
         }
         for effect in entry.undo.iter().rev() {
             host.bring_about(effect).await?;

@@ -46,6 +46,14 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// From here on the node may differ from what it was.
+    pub fn touches(self) -> bool {
+        match self {
+            Phase::Observe | Phase::Plan | Phase::Checkpoint => false,
+            Phase::Execute | Phase::Verify | Phase::Probe | Phase::Commit | Phase::Rollback => true,
+        }
+    }
+
     /// The word in logs and messages.
     pub fn word(self) -> &'static str {
         match self {

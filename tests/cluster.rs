@@ -257,3 +257,115 @@ fn packets_that_vanish_silently_roll_back_when_the_probe_times_out() {
         "{message}"
     );
 }
+
+fn becomes(cluster: &Cluster, policy: &str, condition: &str, seconds: u32) {
+    let (condition, limit) = (format!("condition={condition}"), format!("{seconds}s"));
+    cluster.kubectl(&["wait", "nncp", policy, "--for", &condition, "--timeout", &limit]);
+}
+
+fn bridge(name: &str) -> String {
+    format!("{{desiredState: {{interfaces: [{{name: {name}, type: linux-bridge, bridge: {{port: []}}}}]}}}}")
+}
+
+/// A policy that is at work for a while: its probe never passes.
+fn slow(name: &str, seconds: u32) -> String {
+    let probe =
+        format!("{{name: never, tcp: {{host: 10.99.1.1, port: 4}}, required: true, timeoutSeconds: {seconds}}}");
+    bridge(name).replacen('{', &format!("{{probes: [{probe}], "), 1)
+}
+
+#[test]
+fn a_policy_that_is_replaced_edited_or_deleted_meanwhile_holds_nothing_up() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let wrong = bridge("br1").replace("port", "prot");
+    cluster.kubectl_apply(&policy("replaced", &wrong));
+    becomes(&cluster, "replaced", "Degraded", 20);
+    let file = cluster.dir.0.join("right.yaml");
+    std::fs::write(&file, policy("replaced", &bridge("br1"))).expect("written");
+    // the same name and generation, but another policy
+    must(cluster.verb("kubectl").args(["replace", "--force", "-f"]).arg(&file));
+    becomes(&cluster, "replaced", "Available", 20);
+
+    cluster.kubectl_apply(&policy("edited", &slow("br2", 2)));
+    becomes(&cluster, "edited", "Degraded", 20);
+    let begin = Instant::now();
+    cluster.kubectl_apply(&policy("edited", &bridge("br2")));
+    becomes(&cluster, "edited", "Available", 20);
+    assert!(
+        begin.elapsed() < Duration::from_secs(20),
+        "it waited for the old one's pause"
+    );
+
+    cluster.kubectl_apply(&policy("deleted", &slow("br3", 6)));
+    eventually("it is at work", &cluster, Duration::from_secs(20), || {
+        cluster.kubectl(&["get", "nnce"]).contains("Progressing")
+    });
+    cluster.kubectl(&["delete", "nncp", "deleted"]);
+    cluster.kubectl_apply(&policy("next", &bridge("br4")));
+    becomes(&cluster, "next", "Available", 30);
+}
+
+#[test]
+fn an_agent_waits_for_networkmanager_ends_after_its_work_and_publishes_again_what_was_deleted() {
+    if !may_run() {
+        return;
+    }
+    let cluster = Cluster::up("1");
+    let node = cluster.dir.0.join("c/node01");
+    let env = std::fs::read_to_string(node.join("env")).expect("the bed's variables");
+    let nm = env.lines().find_map(|l| l.strip_prefix("NM_PID=")).expect("a pid");
+    must(std::process::Command::new("kill").arg(nm));
+    must(cluster.verb("agent").arg("node01"));
+    must(&mut cluster.verb("controller"));
+    cluster.kubectl_apply(&policy("p", &bridge("br0")));
+    let told = |at: &str| {
+        let path = format!("jsonpath={{.status.conditions[?(@.type==\"{at}\")].message}}");
+        cluster.kubectl(&["get", "nnce", "--ignore-not-found", "node01.p", "-o", &path])
+    };
+    eventually("the cause is told", &cluster, Duration::from_secs(20), || {
+        told("Failing").contains("is NetworkManager.service running?")
+    });
+    std::thread::sleep(Duration::from_secs(20)); // longer than all tries of an apply together
+    must(
+        std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh"))
+            .arg("restart-nm")
+            .arg(&node),
+    );
+    becomes(&cluster, "p", "Available", 20);
+
+    cluster.kubectl(&["delete", "nns", "node01"]);
+    eventually("the state is back", &cluster, Duration::from_secs(10), || {
+        cluster.kubectl(&["get", "nns", "-o", "name"]).contains("node01")
+    });
+    let when = || {
+        cluster.kubectl(&[
+            "get",
+            "nns",
+            "node01",
+            "-o",
+            "jsonpath={.status.lastSuccessfulUpdateTime}",
+        ])
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    let before = when();
+    cluster.kubectl(&["label", "nns", "node01", "nmstate.io/force-nns-refresh=1"]);
+    eventually("a fresh one", &cluster, Duration::from_secs(10), || when() != before);
+
+    cluster.kubectl_apply(&policy("slow", &slow("br1", 5)));
+    eventually("it is at work", &cluster, Duration::from_secs(20), || {
+        cluster.log("agent-node01.log").contains("as asked for policy=\"slow\"")
+    });
+    let pid = std::fs::read_to_string(cluster.dir.0.join("c/agent-node01.pid")).expect("a pid");
+    must(std::process::Command::new("kill").arg(pid.trim()));
+    let alive = || std::path::Path::new("/proc").join(pid.trim()).join("exe").exists();
+    eventually("the agent ends by itself", &cluster, Duration::from_secs(30), || {
+        !alive()
+    });
+    assert!(
+        cluster.log("agent-node01.log").contains("rolled back after"),
+        "but not in the middle"
+    );
+}

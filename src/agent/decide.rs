@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::condition::{Enacting, is_true};
+use crate::api::condition::{self, Enacting, is_true};
 use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
 use crate::capture::{Captured, Expressions};
 use crate::transaction::{Outcome, Report};
 
-use super::Config;
+use super::{Config, LOOK_AGAIN};
 
 /// How long an attempt that ended in a failed probe is left alone before the next.
 const AFTER_PROBE: Duration = Duration::from_secs(30);
@@ -23,6 +23,12 @@ pub fn is_final(status: &Status, generation: i64) -> bool {
 /// The status is about this generation and says that all is well.
 pub fn is_available(status: &Status, generation: i64) -> bool {
     status.policy_generation == Some(generation) && is_true(&status.conditions, "Available")
+}
+
+/// The status says just this about this generation already.
+pub fn says(status: &Status, generation: i64, how: &Enacting) -> bool {
+    let conditions = condition::enactment(how, &status.conditions, "");
+    status.policy_generation == Some(generation) && condition::same(&conditions, &status.conditions)
 }
 
 /// There is leave to work on this generation now.
@@ -70,6 +76,10 @@ pub fn judge(
     match &report.outcome {
         Outcome::Unchanged | Outcome::Applied => (Enacting::Success("successfully reconciled".to_owned()), None),
         Outcome::Refused(fault) => (Enacting::Failed(fault.to_string()), None),
+        Outcome::Failed { cause, phase } if !phase.touches() => (
+            Enacting::Retrying(format!("{}: {cause}; waiting", phase.word())),
+            Some(LOOK_AGAIN),
+        ),
         Outcome::Failed { cause, phase } if tries >= config.max_retries => {
             (Enacting::Failed(format!("{}: {cause}", phase.word())), None)
         }
@@ -94,9 +104,10 @@ pub fn judge(
     }
 }
 
-/// The last five attempts with this one.
+/// The last five attempts with this one. One that could not begin is none.
 pub fn attempts(report: &Report, status: &Status, generation: i64, start: Timestamp) -> Vec<Attempt> {
     let (outcome, error) = match &report.outcome {
+        Outcome::Failed { phase, .. } if !phase.touches() => return status.attempts.clone(),
         Outcome::Unchanged => ("unchanged", String::new()),
         Outcome::Applied => ("applied", String::new()),
         Outcome::Refused(fault) => ("refused", fault.to_string()),
@@ -208,6 +219,22 @@ mod tests {
         assert!(captures_to_keep(&status(of_the_incumbent.clone(), early), &expressions).is_some());
         let two = [("a".to_owned(), String::new()), ("b".to_owned(), String::new())].into();
         assert!(captures_to_keep(&status(of_the_incumbent, early), &two).is_none());
+    }
+
+    #[test]
+    fn what_could_not_begin_waits_and_is_no_attempt() {
+        let failed = report(Outcome::Failed {
+            phase: Phase::Observe,
+            cause: "NetworkManager does not answer".into(),
+        });
+        let status = after(&["failed"; 5]);
+        let (how, again) = judge(&failed, &status, 1, &config(), "n");
+        assert_eq!(
+            how,
+            Enacting::Retrying("observe: NetworkManager does not answer; waiting".into())
+        );
+        assert_eq!(again, Some(LOOK_AGAIN));
+        assert_eq!(attempts(&failed, &status, 1, Timestamp::UNIX_EPOCH).len(), 5);
     }
 
     #[test]

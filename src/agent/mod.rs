@@ -1,7 +1,8 @@
 //! The agent of one node: watches policies, its Node and its enactments; one worker applies, another task publishes the state.
 
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -9,19 +10,25 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::api::{LABEL_NODE, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, label_value};
+use crate::api::{
+    LABEL_NODE, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, NodeNetworkState, label_value,
+};
 use crate::host::live::LiveHost;
 use crate::journal::{Journal, Lock, Recovered};
 use crate::probe::{Cluster, Prober};
 
 pub mod decide;
 pub mod defaults;
+mod patch;
 mod publish;
 pub mod standalone;
 mod worker;
+
+/// Pause before a node that cannot be read, or that somebody else holds a checkpoint on, is looked at again.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Flags of the agent.
 #[derive(Debug, Clone)]
@@ -83,17 +90,38 @@ pub async fn cluster_config(kubeconfig: Option<&std::path::Path>) -> anyhow::Res
 
 /// Runs until it is told to stop; a transaction that is under way ends first.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    // from now on a signal waits for the end of a transaction
+    drop(stop_signal());
     let _lock = Lock::take(&config.state_dir)?;
     let journal = Journal::open(&config.state_dir)?;
     let host = LiveHost::connect().await?;
-    let recovered = journal.recover(&host).await?;
+    let recovered = tokio::select! {
+        recovered = recover(&journal, &host) => recovered,
+        () = stop_signal() => return Ok(()),
+    };
     if let Some(Recovered { policy, message, .. }) = &recovered {
         warn!(policy, phase = "recover", "{message}");
     }
     let host = host.with_journal(journal);
     match &config.policy_dir {
-        Some(dir) => standalone::run(&config, dir, host).await,
+        Some(dir) => standalone::run(&config, dir, host, recovered).await,
         None => in_cluster(&config, host, recovered).await,
+    }
+}
+
+/// A crash is put right before anything else, and NetworkManager may take its time to come.
+async fn recover(journal: &Journal, host: &LiveHost) -> Option<Recovered> {
+    let mut told = String::new();
+    loop {
+        let why = match journal.recover(host).await {
+            Ok(recovered) => return recovered,
+            Err(e) => crate::error::chain(&e),
+        };
+        if why != told {
+            warn!(phase = "recover", "{why}; trying again");
+            told = why;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -113,7 +141,11 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
             watcher::Config::default().any_semantic(),
             &wake,
         ),
-        node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(Api::all(client.clone()), own, &wake),
+        node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(
+            Api::all(client.clone()),
+            own.clone(),
+            &wake,
+        ),
         enactments: watch::<NodeNetworkConfigurationEnactment>(Api::all(client.clone()), mine, &wake),
     };
     let probes = Cluster {
@@ -121,7 +153,12 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
         node: config.node_name.clone(),
     };
     let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), Some(probes));
-    let publisher = tokio::spawn(publish::run(client.clone(), config.node_name.clone()));
+    let state = Arc::new(Notify::new());
+    let published = publish::Published {
+        store: watch::<PartialObjectMeta<NodeNetworkState>>(Api::all(client.clone()), own.clone(), &state),
+        wake: state,
+    };
+    let publisher = tokio::spawn(publish::run(client.clone(), config.node_name.clone(), published));
     let worker = worker::Worker::new(config.clone(), client, stores, host, prober, recovered);
     info!(phase = "start", "agent of node {} is up", config.node_name);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -165,16 +202,27 @@ where
     store
 }
 
-/// Ends at SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
+/// Ends at SIGTERM or SIGINT, also at one that came since the first call, while nobody waited.
+pub(crate) fn stop_signal() -> impl Future<Output = ()> + Send {
+    static STOP: OnceLock<watch::Receiver<bool>> = OnceLock::new();
+    let mut stop = STOP.get_or_init(listen_for_stop).clone();
+    async move {
+        if stop.wait_for(|told| *told).await.is_err() {
+            std::future::pending().await
         }
-        _ => std::future::pending().await,
     }
+}
+
+fn listen_for_stop() -> watch::Receiver<bool> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (told, stop) = watch::channel(false);
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    for mut signal in signals.into_iter().flatten() {
+        let told = told.clone();
+        tokio::spawn(async move {
+            signal.recv().await;
+            told.send_replace(true);
+        });
+    }
+    stop
 }

@@ -1,16 +1,19 @@
 //! NodeNetworkState: written when what it shows has changed, driven by events.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::api::{PartialObjectMeta, Patch, PatchParams};
+use kube::runtime::reflector::Store;
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::api::NodeNetworkState;
+use crate::api::{LABEL_REFRESH, NodeNetworkState};
 use crate::error::chain;
 use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
@@ -24,17 +27,43 @@ const LATEST: Duration = Duration::from_secs(5);
 const ANYWAY: Duration = Duration::from_secs(60);
 const FIELD_MANAGER: &str = "netwright-agent";
 
+/// What stands in the cluster: somebody may delete it, or ask for a fresh one by a label.
+pub struct Published {
+    /// Our own object.
+    pub store: Store<PartialObjectMeta<NodeNetworkState>>,
+    /// Told of each change to it.
+    pub wake: Arc<Notify>,
+}
+
+impl Published {
+    /// Whether it is there, and the value of the label that asks for a fresh one.
+    fn now(&self) -> (bool, Option<String>) {
+        let object = self.store.state().into_iter().next();
+        let label = object.as_ref().and_then(|o| o.labels().get(LABEL_REFRESH).cloned());
+        (object.is_some(), label)
+    }
+}
+
 /// For ever. Has its own connections, so that it does not eat the worker's events.
-pub async fn run(client: Client, node: String) {
+pub async fn run(client: Client, node: String, published: Published) {
     let mut last: Option<Value> = None;
+    let mut stands = published.now();
     let mut host = None;
+    let mut told = String::new();
+    // once, not at every try
+    let mut tell = move |why: String| {
+        if why != told && !why.is_empty() {
+            warn!(phase = "publish", "{why}");
+        }
+        told = why;
+    };
     loop {
         let host = match &host {
             Some(host) => host,
             None => match LiveHost::connect().await {
                 Ok(fresh) => &*host.insert(fresh),
                 Err(e) => {
-                    warn!(phase = "publish", "{}", chain(&e));
+                    tell(chain(&e));
                     sleep(LATEST).await;
                     continue;
                 }
@@ -45,18 +74,28 @@ pub async fn run(client: Client, node: String) {
                 let (content, version) = shown(seen);
                 if last.as_ref() != Some(&content) {
                     match write(&client, &node, &content, &version).await {
-                        Ok(()) => last = Some(content),
+                        Ok(()) => {
+                            last = Some(content);
+                            tell(String::new());
+                        }
                         Err(e) => {
-                            warn!(phase = "publish", "the state cannot be published yet: {e:#}");
+                            tell(format!("the state cannot be published yet: {e:#}"));
                             sleep(LATEST).await;
                             continue;
                         }
                     }
                 }
             }
-            Err(e) => warn!(phase = "publish", "{}", chain(&e)),
+            Err(e) => tell(chain(&e)),
         }
-        if host.changed(ANYWAY).await {
+        let changed = tokio::select! {
+            changed = host.changed(ANYWAY) => changed,
+            () = asked(&published, &mut stands) => {
+                last = None;
+                continue;
+            }
+        };
+        if changed {
             let begin = Instant::now();
             // until it is quiet, but no longer than the promise
             while begin.elapsed() < LATEST - QUIET {
@@ -65,6 +104,19 @@ pub async fn run(client: Client, node: String) {
                     break;
                 }
             }
+        }
+    }
+}
+
+/// Returns when the object that stood there is gone, or its label has changed.
+async fn asked(published: &Published, stands: &mut (bool, Option<String>)) {
+    loop {
+        published.wake.notified().await;
+        let now = published.now();
+        let before = std::mem::replace(stands, now);
+        let fresh = stands.1.is_some() && stands.1 != before.1;
+        if before.0 && (!stands.0 || fresh) {
+            return;
         }
     }
 }

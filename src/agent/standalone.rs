@@ -20,14 +20,15 @@ use crate::capture::{self, Captured};
 use crate::error::Invalid;
 use crate::host::Host;
 use crate::host::live::LiveHost;
+use crate::journal::Recovered;
 use crate::probe::Prober;
-use crate::transaction::{self, Options, Outcome};
+use crate::transaction::{self, Options, Report};
 use crate::yaml;
 
 use super::{Config, decide, stop_signal, worker};
 
 /// Watches the folder and applies what is new or changed, until it is told to stop.
-pub async fn run(config: &Config, dir: &Path, host: LiveHost) -> anyhow::Result<()> {
+pub async fn run(config: &Config, dir: &Path, host: LiveHost, mut crash: Option<Recovered>) -> anyhow::Result<()> {
     std::fs::create_dir_all(config.run_dir.join("enactments"))?;
     std::fs::create_dir_all(config.state_dir.join("captures"))?;
     let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
@@ -41,7 +42,7 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost) -> anyhow::Result<
     info!(phase = "start", "agent takes policies from {}", dir.display());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     loop {
-        pass(config, dir, &host, &prober, &mut done).await?;
+        pass(config, dir, &host, &prober, &mut done, &mut crash).await?;
         tokio::select! {
             ready = events.readable() => {
                 let mut guard = ready?;
@@ -61,6 +62,7 @@ async fn pass(
     host: &LiveHost,
     prober: &Prober,
     done: &mut BTreeMap<String, Value>,
+    crash: &mut Option<Recovered>,
 ) -> anyhow::Result<()> {
     let mut files: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
@@ -85,7 +87,7 @@ async fn pass(
         let spec = serde_json::to_value(&policy.spec)?;
         present.push(name.clone());
         if done.get(&name) != Some(&spec) {
-            apply(config, host, prober, &policy).await?;
+            apply(config, host, prober, &policy, crash.take_if(|c| c.policy == name)).await?;
             done.insert(name, spec);
         }
     }
@@ -130,7 +132,13 @@ fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
     Ok(all)
 }
 
-async fn apply(config: &Config, host: &LiveHost, prober: &Prober, policy: &Policy) -> anyhow::Result<()> {
+async fn apply(
+    config: &Config,
+    host: &LiveHost,
+    prober: &Prober,
+    policy: &Policy,
+    crash: Option<Recovered>,
+) -> anyhow::Result<()> {
     let name = policy.name_any();
     let node = capture::Node {
         name: config.node_name.clone(),
@@ -138,9 +146,23 @@ async fn apply(config: &Config, host: &LiveHost, prober: &Prober, policy: &Polic
     };
     let mut status = Status::default();
     let kept = captures_file(config, &name);
+    if let Some(ended) = crash.map(worker::crash)
+        && !tell(config, &name, &mut status, &ended, Timestamp::now()).await?
+    {
+        return Ok(());
+    }
     loop {
         let start = Timestamp::now();
-        let seen = host.observe().await?;
+        let seen = match host.observe().await {
+            Ok(seen) => seen,
+            Err(e) => {
+                let blind = worker::blind(&e);
+                match tell(config, &name, &mut status, &blind, start).await? {
+                    true => continue,
+                    false => return Ok(()),
+                }
+            }
+        };
         let ready = prober
             .with_overrides(&policy.spec.probes)
             .map_err(|e| e.under("spec"))
@@ -170,18 +192,29 @@ async fn apply(config: &Config, host: &LiveHost, prober: &Prober, policy: &Polic
             },
         )
         .await;
-        let (how, again) = decide::judge(&done, &status, 0, config, &config.node_name);
-        status.attempts = decide::attempts(&done, &status, 0, start);
         status.plan.clone_from(&done.plan);
         status.probes.clone_from(&done.probes);
-        publish(config, &name, status.clone(), &how)?;
-        match again {
-            Some(pause) if !matches!(done.outcome, Outcome::Applied) => tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop_signal() => return Ok(()),
-            },
-            _ => return Ok(()),
+        if !tell(config, &name, &mut status, &done, start).await? {
+            return Ok(());
         }
+    }
+}
+
+/// Publishes how an attempt went. True when it is time for another.
+async fn tell(
+    config: &Config,
+    name: &str,
+    status: &mut Status,
+    done: &Report,
+    start: Timestamp,
+) -> anyhow::Result<bool> {
+    let (how, again) = decide::judge(done, status, 0, config, &config.node_name);
+    status.attempts = decide::attempts(done, status, 0, start);
+    publish(config, name, status.clone(), &how)?;
+    let Some(pause) = again else { return Ok(false) };
+    tokio::select! {
+        () = tokio::time::sleep(pause) => Ok(true),
+        () = stop_signal() => Ok(false),
     }
 }
 

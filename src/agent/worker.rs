@@ -20,20 +20,20 @@ use crate::api::condition::{self, Enacting, WAITING};
 use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
 use crate::api::nncp::Mode;
 use crate::api::{
-    ANNOTATION_FULL_NAME, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY, NodeNetworkConfigurationEnactment as Enactment,
-    NodeNetworkConfigurationPolicy as Policy, label_value,
+    ANNOTATION_FULL_NAME, ANNOTATION_POLICY_UID, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY,
+    NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy, label_value,
 };
 use crate::capture::{self, Captured};
 use crate::error::{Invalid, chain};
 use crate::host::live::LiveHost;
-use crate::host::{Host, Observation};
+use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
 use crate::plan;
 use crate::probe::Prober;
 use crate::state::NetworkState;
 use crate::transaction::{self, Options, Outcome, Phase, Report};
 
-use super::{Config, decide, defaults, stop_signal};
+use super::{Config, decide, defaults, patch, stop_signal};
 
 /// No call but a watch may take longer.
 const CALL: Duration = Duration::from_secs(10);
@@ -72,12 +72,14 @@ pub struct Worker {
     recovered: Option<Recovered>,
     /// Policies that were found in place, by name, with their generation.
     settled: HashMap<String, i64>,
-    /// Not before this time.
-    retry_at: HashMap<String, Instant>,
+    /// This generation not before this time.
+    retry_at: HashMap<String, (i64, Instant)>,
     /// For which generation and since when a policy waits for a slot.
     waiting: HashMap<String, (i64, Instant)>,
     /// Statuses that we wrote and the watch may not have brought back yet.
     written: HashMap<String, Status>,
+    /// `metadata.uid` of the policies that the above is about.
+    uids: HashMap<String, Option<String>>,
 }
 
 impl Worker {
@@ -101,6 +103,7 @@ impl Worker {
             retry_at: HashMap::new(),
             waiting: HashMap::new(),
             written: HashMap::new(),
+            uids: HashMap::new(),
         }
     }
 
@@ -136,6 +139,7 @@ impl Worker {
         let node = self.node()?;
         let mut policies = self.stores.policies.state();
         policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
+        self.forget_gone(policies.iter().map(|p| (p.name_any(), p.uid())).collect());
         let mut soonest = None;
         for policy in policies {
             let name = policy.name_any();
@@ -149,6 +153,24 @@ impl Worker {
             }
         }
         soonest
+    }
+
+    /// What we remember of a policy that is gone must not be held against one of the same name.
+    fn forget_gone(&mut self, now: HashMap<String, Option<String>>) {
+        let before = std::mem::replace(&mut self.uids, now);
+        for (name, _) in before.iter().filter(|(name, uid)| self.uids.get(*name) != Some(uid)) {
+            self.settled.remove(name);
+            self.retry_at.remove(name);
+            self.waiting.remove(name);
+            self.written.remove(name);
+        }
+    }
+
+    /// Our enactment of that name is about another policy.
+    fn is_of_another(&self, policy: &Policy) -> bool {
+        let name = nnce::name(&self.config.node_name, &policy.name_any());
+        let object = self.stores.enactments.get(&ObjectRef::new(&name));
+        object.is_some_and(|e| e.is_of_another(policy.uid().as_deref()))
     }
 
     fn node(&self) -> Option<capture::Node> {
@@ -194,6 +216,10 @@ impl Worker {
     async fn policy(&mut self, policy: &Policy, node: &capture::Node) -> Result<Next, kube::Error> {
         let name = policy.name_any();
         let generation = policy.metadata.generation.unwrap_or(0);
+        if self.is_of_another(policy) {
+            self.delete(&name).await?;
+            return Ok(Next::Rest); // its end wakes us
+        }
         let status = self.status(&name);
         if !policy.spec.matches(&node.labels) {
             self.settled.remove(&name);
@@ -213,7 +239,10 @@ impl Worker {
             self.settled.insert(name, generation);
             return Ok(Next::Rest);
         }
-        if let Some(at) = self.retry_at.get(&name).filter(|at| **at > Instant::now()) {
+        if let Some((g, at)) = self.retry_at.get(&name)
+            && *g == generation
+            && *at > Instant::now()
+        {
             return Ok(Next::In(*at - Instant::now()));
         }
         // whoever asked for a slot has nothing to look at until it is granted
@@ -234,13 +263,11 @@ impl Worker {
         let begin = Instant::now();
         let seen = match self.host.observe().await {
             Ok(seen) => seen,
-            Err(e) => {
-                let outcome = Outcome::Failed {
-                    phase: Phase::Observe,
-                    cause: chain(&e),
-                };
-                return self.report(policy, status, start, &report(outcome, begin)).await;
+            // what was in place is taken to be so until it can be read
+            Err(_) if decide::is_available(&status, policy.metadata.generation.unwrap_or(0)) => {
+                return Ok(Next::In(super::LOOK_AGAIN));
             }
+            Err(e) => return self.report(policy, status, start, &blind(&e)).await,
         };
         let prober = self
             .prober
@@ -385,14 +412,7 @@ impl Worker {
     }
 
     async fn crashed(&mut self, policy: &Policy, status: Status, found: Recovered) -> Result<Next, kube::Error> {
-        let phase = found.phase.unwrap_or(Phase::Execute);
-        let outcome = Outcome::Failed {
-            phase,
-            cause: found.message,
-        };
-        let now = Instant::now();
-        self.report(policy, status, Timestamp::now(), &report(outcome, now))
-            .await
+        self.report(policy, status, Timestamp::now(), &crash(found)).await
     }
 
     /// Publishes how an attempt went.
@@ -423,8 +443,11 @@ impl Worker {
         };
         match again {
             Some(after) => {
-                self.write(policy, status, &how).await?;
-                self.retry_at.insert(name, Instant::now() + after);
+                // whoever waits says so once
+                if !decide::says(&status, generation, &how) {
+                    self.write(policy, status, &how).await?;
+                }
+                self.retry_at.insert(name, (generation, Instant::now() + after));
                 Ok(Next::In(after))
             }
             None => self.finish(policy, status, &how).await,
@@ -451,35 +474,44 @@ impl Worker {
             ..status
         };
         let before = self.status(&name).unwrap_or_default();
-        let ours = json!({
+        let mut ours = json!({
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
-            "desiredState": merge_patch(before.desired_state.as_ref(), status.desired_state.as_ref()),
-            "capturedStates": merge_patch(before.captured_states.as_ref(), status.captured_states.as_ref()),
+            "desiredState": status.desired_state, "capturedStates": status.captured_states,
             "plan": status.plan, "probes": status.probes, "attempts": status.attempts, "slot": status.slot,
         });
+        patch::fit(&mut ours);
+        for (key, old) in [
+            ("desiredState", &before.desired_state),
+            ("capturedStates", &before.captured_states),
+        ] {
+            ours[key] = patch::merge(old.as_ref(), Some(&ours[key]));
+        }
         let body = json!({ "status": ours });
         let object = nnce::name(&self.config.node_name, &name);
         let api: Api<Enactment> = Api::all(self.client.clone());
         let mut pause = Duration::from_millis(100);
+        let (mut failed, mut told) = (String::new(), String::new());
         loop {
             let patch = Patch::Merge(&body);
             match timeout(CALL, api.patch_status(&object, &PatchParams::default(), &patch)).await {
                 Ok(Ok(_)) => break,
+                // nobody waits for the result of a policy that is gone
+                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !self.exists(policy) => break,
                 Ok(Err(kube::Error::Api(e))) if e.code == 404 => self.create(policy, false).await?,
                 Ok(Err(kube::Error::Api(e))) if (400..500).contains(&e.code) && e.code != 429 => {
                     return Err(kube::Error::Api(e));
                 }
-                Ok(Err(e)) => warn!(
+                Ok(Err(e)) => failed = chain(&e),
+                Err(_) => failed = "no answer".to_owned(),
+            }
+            // once, not at every try
+            if failed != told {
+                warn!(
                     policy = name,
                     phase = "report",
-                    "the result cannot be delivered yet: {}",
-                    chain(&e)
-                ),
-                Err(_) => warn!(
-                    policy = name,
-                    phase = "report",
-                    "the result cannot be delivered yet: no answer"
-                ),
+                    "the result cannot be delivered yet: {failed}"
+                );
+                told.clone_from(&failed);
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -491,6 +523,12 @@ impl Worker {
         Ok(status)
     }
 
+    /// The policy is there still, and no other one under its name.
+    fn exists(&self, policy: &Policy) -> bool {
+        let now = self.stores.policies.get(&ObjectRef::from_obj(policy));
+        now.is_some_and(|now| now.uid() == policy.uid())
+    }
+
     async fn create(&mut self, policy: &Policy, waiting: bool) -> Result<(), kube::Error> {
         let (node, name) = (&self.config.node_name, policy.name_any());
         let mut annotations = BTreeMap::new();
@@ -499,6 +537,9 @@ impl Worker {
                 ANNOTATION_WAITING.to_owned(),
                 policy.metadata.generation.unwrap_or(0).to_string(),
             );
+        }
+        if let Some(uid) = policy.uid() {
+            annotations.insert(ANNOTATION_POLICY_UID.to_owned(), uid);
         }
         if node.len() > 63 {
             annotations.insert(ANNOTATION_FULL_NAME.to_owned(), node.clone());
@@ -549,6 +590,26 @@ impl Worker {
             _ => Ok(()),
         }
     }
+}
+
+/// The node could not be read.
+pub fn blind(e: &HostError) -> Report {
+    let outcome = Outcome::Failed {
+        phase: Phase::Observe,
+        cause: chain(e),
+    };
+    report(outcome, Instant::now())
+}
+
+/// A crash as the attempt that it ended.
+pub fn crash(found: Recovered) -> Report {
+    let cause = found.message;
+    let outcome = match found.phase.unwrap_or(Phase::Execute) {
+        // the node may have been off the network
+        Phase::Probe => Outcome::ProbeFailed { cause },
+        phase => Outcome::Failed { phase, cause },
+    };
+    report(outcome, Instant::now())
 }
 
 fn report(outcome: Outcome, begin: Instant) -> Report {
@@ -607,31 +668,4 @@ pub fn render(
     let state = NetworkState::from_json(json.clone()).map_err(|e| e.under("spec.desiredState"))?;
     let captured = (!captured.is_empty()).then(|| captured.to_json());
     Ok(Rendered { json, state, captured })
-}
-
-/// What a merge patch must say to turn one value into another: it leaves alone what it does not name.
-fn merge_patch(old: Option<&Value>, new: Option<&Value>) -> Value {
-    match (old, new) {
-        (Some(Value::Object(old)), Some(Value::Object(new))) => {
-            let keys = old.keys().chain(new.keys());
-            keys.map(|key| (key.clone(), merge_patch(old.get(key), new.get(key))))
-                .collect()
-        }
-        (_, new) => new.cloned().unwrap_or_default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patch_takes_away_what_is_not_there_any_more() {
-        let old = json!({"a": {"x": 1, "y": [1]}, "b": 1});
-        let new = json!({"a": {"y": [2]}, "c": {"d": 1}});
-        let want = json!({"a": {"x": null, "y": [2]}, "b": null, "c": {"d": 1}});
-        assert_eq!(merge_patch(Some(&old), Some(&new)), want);
-        assert_eq!(merge_patch(Some(&old), None), Value::Null);
-        assert_eq!(merge_patch(None, Some(&new)), new);
-    }
 }

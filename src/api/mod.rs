@@ -22,6 +22,8 @@ pub const LABEL_NODE: &str = "nmstate.io/node";
 pub const LABEL_REFRESH: &str = "nmstate.io/force-nns-refresh";
 /// Annotation with a full name that did not fit into a label.
 pub const ANNOTATION_FULL_NAME: &str = "netwright.io/full-name";
+/// Annotation on an enactment: `metadata.uid` of its policy. A policy made anew under the same name is another one.
+pub const ANNOTATION_POLICY_UID: &str = "netwright.io/policy-uid";
 /// Annotation on a new enactment: it waits for a slot for this generation of the policy.
 pub const ANNOTATION_WAITING: &str = "netwright.io/waiting";
 

@@ -128,6 +128,15 @@ pub struct Drift {
     pub differences: Vec<String>,
 }
 
+impl NodeNetworkConfigurationEnactment {
+    /// It is about another policy, which bore the name of this one before.
+    pub fn is_of_another(&self, policy_uid: Option<&str>) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        let known = annotations.and_then(|a| a.get(super::ANNOTATION_POLICY_UID));
+        known.is_some_and(|uid| policy_uid.is_some_and(|other| other != uid))
+    }
+}
+
 /// The same as `v1alpha1`.
 pub fn v1alpha1_crd() -> Crd {
     as_version(NodeNetworkConfigurationEnactment::crd(), "v1alpha1")

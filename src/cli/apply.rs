@@ -112,7 +112,12 @@ pub async fn one_document(document: &Document, how: &How) -> anyhow::Result<()> 
 
 /// Applies one document under the lock and prints what it changed. Ctrl-C puts everything back.
 pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
-    let host = LiveHost::connect().await?.with_journal(Journal::open(&how.state_dir)?);
+    let host = LiveHost::connect().await?;
+    let journal = Journal::open(&how.state_dir)?;
+    if let Some(found) = journal.recover(&host).await? {
+        eprintln!("warning: {}", found.message);
+    }
+    let host = host.with_journal(journal);
     let before = host.observe().await?.state.running_config();
     let (prober, options) = (how.prober(), how.options());
     let report = tokio::select! {

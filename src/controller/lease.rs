@@ -47,11 +47,19 @@ impl Election {
     /// Returns when we lead.
     pub async fn win(&self) {
         let mut seen: Option<Seen> = None;
+        let mut told = String::new();
         loop {
             match self.try_to_win(&mut seen).await {
                 Ok(true) => return,
-                Ok(false) => {}
-                Err(e) => tracing::warn!("leader election: {}", crate::error::chain(e.as_ref())),
+                Ok(false) => told.clear(),
+                Err(e) => {
+                    let why = crate::error::chain(e.as_ref());
+                    // once, not at every try
+                    if why != told {
+                        tracing::warn!(phase = "lead", "leader election: {why}");
+                        told = why;
+                    }
+                }
             }
             sleep(LOOK).await;
         }

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use futures::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -55,7 +55,7 @@ pub struct Config {
     pub identity: String,
 }
 
-/// Leads when it can, until it is told to stop. One that loses the Lease ends, to start afresh.
+/// Leads when it can, until it is told to stop. One that loses the Lease forgets everything and stands again.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut cluster = cluster_config(config.kubeconfig.as_deref()).await?;
     // kube would try again for minutes, unseen; we decide anew instead
@@ -63,12 +63,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let client = Client::try_from(cluster)?;
     let election = lease::Election::new(client.clone(), &config.namespace, &config.identity);
     let work = async {
-        election.win().await;
-        tracing::info!(phase = "lead", "{} leads", config.identity);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tokio::select! {
-            lost = election.hold() => Err(lost),
-            end = Controller::new(client).run() => end,
+        loop {
+            election.win().await;
+            tracing::info!(phase = "lead", "{} leads", config.identity);
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            let lost = tokio::select! {
+                lost = election.hold() => lost,
+                end = Controller::new(client.clone()).run() => return end,
+            };
+            tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
         }
     };
     tokio::select! {
@@ -278,7 +281,8 @@ impl Controller {
 
     /// The watches may tell of an enactment before they tell of its policy or node: ask before it is deleted.
     async fn delete(&self, e: &Enactment) -> kube::Result<()> {
-        let policy_gone = self.policies.get_metadata_opt(&e.policy).await?.is_none();
+        let other = |policy: PartialObjectMeta<_>| e.policy_uid.is_some() && policy.metadata.uid != e.policy_uid;
+        let policy_gone = self.policies.get_metadata_opt(&e.policy).await?.is_none_or(other);
         if !policy_gone && self.nodes.get_metadata_opt(&e.node).await?.is_some() {
             return Ok(());
         }

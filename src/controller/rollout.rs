@@ -306,6 +306,7 @@ mod tests {
             name: format!("{node}.p"),
             policy: "p".into(),
             node: node.into(),
+            policy_uid: None,
             uid: None,
             resource_version: None,
             asks: (word == "new").then_some(generation),

@@ -10,8 +10,8 @@ use kube::runtime::watcher::Event;
 use crate::api::condition::is_true;
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{
-    ANNOTATION_WAITING, Condition, LABEL_POLICY, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy,
-    NodeNetworkConfigurationPolicySpec as PolicySpec,
+    ANNOTATION_POLICY_UID, ANNOTATION_WAITING, Condition, LABEL_POLICY, NodeNetworkConfigurationEnactment,
+    NodeNetworkConfigurationPolicy, NodeNetworkConfigurationPolicySpec as PolicySpec,
 };
 
 /// A policy without its documents.
@@ -19,6 +19,8 @@ use crate::api::{
 pub struct Policy {
     /// Name.
     pub name: String,
+    /// `metadata.uid`.
+    pub uid: Option<String>,
     /// `metadata.generation`.
     pub generation: i64,
     /// The spec without desiredState, capture and probes.
@@ -35,6 +37,8 @@ pub struct Enactment {
     pub name: String,
     /// Its policy.
     pub policy: String,
+    /// The policy's `metadata.uid`, where the enactment tells.
+    pub policy_uid: Option<String>,
     /// Its node.
     pub node: String,
     /// `metadata.uid`.
@@ -259,17 +263,26 @@ impl World {
         &self.nodes.items
     }
 
+    fn named(&self, policy: &str) -> impl Iterator<Item = &Enactment> {
+        let names = self.index.get(policy).into_iter().flat_map(BTreeMap::values);
+        names.filter_map(|name| self.enactments.items.get(name))
+    }
+
+    /// The policy that it is about is gone, also where another one bears its name by now.
+    fn policy_gone(&self, e: &Enactment) -> bool {
+        let other = |policy: &Policy| e.policy_uid.is_some() && policy.uid.is_some() && e.policy_uid != policy.uid;
+        self.policy(&e.policy).is_none_or(other)
+    }
+
     /// Enactments of a policy, by name of the node.
     pub fn enactments(&self, policy: &str) -> Vec<&Enactment> {
-        let names = self.index.get(policy).into_iter().flat_map(BTreeMap::values);
-        names.filter_map(|name| self.enactments.items.get(name)).collect()
+        self.named(policy).filter(|e| !self.policy_gone(e)).collect()
     }
 
     /// Enactments of a policy whose node, or the policy itself, is not there. One that can undo the policy is left to its node's agent.
     pub fn orphans(&self, policy: &str) -> Vec<&Enactment> {
-        let policy_gone = self.policy(policy).is_none();
-        let orphaned = |e: &&Enactment| !self.nodes.items.contains_key(&e.node) || policy_gone && !e.reverts;
-        self.enactments(policy).into_iter().filter(orphaned).collect()
+        let orphaned = |e: &&Enactment| !self.nodes.items.contains_key(&e.node) || self.policy_gone(e) && !e.reverts;
+        self.named(policy).filter(orphaned).collect()
     }
 }
 
@@ -283,6 +296,7 @@ fn revision(object: &impl ResourceExt) -> u64 {
 fn policy(object: NodeNetworkConfigurationPolicy) -> Option<Policy> {
     Some(Policy {
         name: object.name_any(),
+        uid: object.uid(),
         generation: object.metadata.generation.unwrap_or(0),
         revision: revision(&object),
         spec: PolicySpec {
@@ -304,6 +318,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
         .annotations()
         .get(ANNOTATION_WAITING)
         .and_then(|g| g.parse().ok());
+    let policy_uid = object.annotations().get(ANNOTATION_POLICY_UID).cloned();
     let (uid, resource_version, revision) = (object.uid(), object.resource_version(), revision(&object));
     let status = object.status.unwrap_or_default();
     Some(Enactment {
@@ -319,6 +334,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
         conditions: status.conditions,
         name,
         policy,
+        policy_uid,
         node,
         uid,
         resource_version,
@@ -396,6 +412,25 @@ mod tests {
         world.apply(Change::Enactment(Event::InitDone));
         assert_eq!(names(&world.orphans("br0")), ["n2.br0"]);
         assert_eq!(names(&world.orphans("gone")), ["n1.gone"]);
+    }
+
+    #[test]
+    fn a_policy_made_anew_has_nothing_to_do_with_what_its_namesake_left() {
+        let mut world = listed();
+        world.apply(Change::Enactment(Event::InitDone));
+        let mut again = nncp("br0");
+        again.metadata.uid = Some("second".into());
+        world.apply(Change::Policy(Event::Apply(again)));
+        let mut left = nnce("n1", "br0", 8);
+        let of = |uid: &str| Some([(ANNOTATION_POLICY_UID.to_owned(), uid.to_owned())].into());
+        left.metadata.annotations = of("first");
+        world.apply(Change::Enactment(Event::Apply(left.clone())));
+        assert_eq!(names(&world.orphans("br0")), ["n1.br0", "n2.br0"]);
+        assert_eq!(names(&world.enactments("br0")), ["n2.br0"]);
+        left.metadata.annotations = of("second");
+        left.metadata.resource_version = Some("9".into());
+        world.apply(Change::Enactment(Event::Apply(left)));
+        assert_eq!(names(&world.orphans("br0")), ["n2.br0"]);
     }
 
     #[test]

@@ -114,7 +114,11 @@ impl LiveHost {
 
     fn note(&self, phase: Phase, checkpoint: Option<&str>) -> Result<(), HostError> {
         let Some(journal) = &self.journal else { return Ok(()) };
-        journal.write(&Entry::new(phase, checkpoint, &self.undo().effects))
+        journal.write(&self.entry(phase, checkpoint))
+    }
+
+    fn entry(&self, phase: Phase, checkpoint: Option<&str>) -> Entry {
+        Entry::new(phase, checkpoint, &self.undo().effects)
     }
 
     /// Notes how to undo an effect before it happens.
@@ -330,13 +334,16 @@ impl Host for LiveHost {
     }
 
     async fn hold(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
-        // an entry that stands in phase commit tells the next start that this checkpoint is no leftover of a crash
-        self.note(Phase::Commit, Some(&at.path))?;
+        // tells the next start that this checkpoint is no leftover of a crash
+        if let Some(journal) = &self.journal {
+            journal.write(&self.entry(Phase::Commit, Some(&at.path)).held())?;
+        }
         self.undo().checkpoint = None;
         checkpoint::extend(&self.nm, &at.path, ttl).await
     }
 
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
+        self.note(Phase::Commit, Some(&at.path))?;
         checkpoint::destroy(&self.nm, &at.path).await?;
         self.undo().checkpoint = None;
         if let Some(journal) = &self.journal {

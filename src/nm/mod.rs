@@ -1,12 +1,13 @@
 //! NetworkManager's side of the node, over D-Bus: one GetManagedObjects and the profiles, turned into facts; and the calls that change things.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::debug;
 use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
@@ -29,6 +30,9 @@ const SERVICE: &str = "org.freedesktop.NetworkManager";
 const SECRETS: [&str; 4] = ["802-1x", "macsec", "wireguard", "vpn"];
 /// No call of ours takes NetworkManager longer; the D-Bus default is 25 s too.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// Calls under way at once. The system bus cuts a connection off at 128 (dbus-daemon(1), `max_replies_per_connection`), and those
+/// that we gave up count until NetworkManager has answered them.
+const IN_FLIGHT: usize = 32;
 
 type Properties = HashMap<String, OwnedVariant>;
 
@@ -37,6 +41,7 @@ type Properties = HashMap<String, OwnedVariant>;
 pub struct NetworkManager {
     bus: Connection,
     events: watch::Receiver<u64>,
+    turns: Arc<Semaphore>,
 }
 
 /// Wraps a D-Bus error with what was tried.
@@ -92,7 +97,17 @@ impl NetworkManager {
             .await
             .map_err(failed("connecting to the system bus"))?;
         let events = monitor::start(&bus).await?;
-        Ok(NetworkManager { bus, events })
+        Ok(NetworkManager {
+            bus,
+            events,
+            turns: Arc::new(Semaphore::new(IN_FLIGHT)),
+        })
+    }
+
+    /// Leave for one call; given back when it is dropped.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // an error is for a closed semaphore, and nobody closes this one
+        self.turns.acquire().await.ok()
     }
 
     /// Counts signals of NetworkManager.
@@ -189,6 +204,7 @@ impl NetworkManager {
     }
 
     async fn objects(&self) -> Result<ManagedObjects, HostError> {
+        let _turn = self.turn().await;
         let objects = ObjectManagerProxy::builder(&self.bus)
             .destination(SERVICE)
             .path("/org/freedesktop")
@@ -204,6 +220,7 @@ impl NetworkManager {
 
     /// A profile; None where it went away meanwhile.
     async fn saved(&self, at: String, properties: &Properties) -> Result<Option<SavedProfile>, HostError> {
+        let _turn = self.turn().await;
         match self.connection(&at).await?.get_settings().await {
             Ok(settings) => Ok(Some(SavedProfile {
                 profile: self.with_secrets(&at, codec::decode(&settings)).await,
@@ -227,6 +244,7 @@ impl NetworkManager {
     ) -> Result<String, HostError> {
         // NM_SETTINGS_ADD_CONNECTION2_FLAG_*/UPDATE2_FLAG_*: TO_DISK 1, IN_MEMORY 2, BLOCK_AUTOCONNECT 32
         let flags = if memory_only { 2 } else { 1 } | 32;
+        let _turn = self.turn().await;
         let tried = format!("saving the profile of {label}");
         match at {
             Some(at) => {
@@ -272,12 +290,14 @@ impl NetworkManager {
 
     /// Deletes a profile; one that is gone already is fine.
     pub async fn forget(&self, label: &str, at: &str) -> Result<(), HostError> {
+        let _turn = self.turn().await;
         gone_is_fine(self.connection(at).await?.delete().await)
             .map_err(failed(format!("deleting the profile of {label}")))
     }
 
     /// Activates the profile at `connection` on the device at `device`; None lets NetworkManager make it.
     pub async fn activate(&self, label: &str, connection: &str, device: Option<&str>) -> Result<(), HostError> {
+        let _turn = self.turn().await;
         let root = path("/")?;
         let device = device.map(path).transpose()?.unwrap_or_else(|| root.clone());
         let done = self
@@ -295,6 +315,7 @@ impl NetworkManager {
 
     /// Takes an active connection down; one that is gone already is fine.
     pub async fn deactivate(&self, label: &str, active: &str) -> Result<(), HostError> {
+        let _turn = self.turn().await;
         let active = path(active)?;
         gone_is_fine(self.manager().await?.deactivate_connection(&active).await)
             .map_err(failed(format!("taking {label} down")))
@@ -318,16 +339,19 @@ impl NetworkManager {
 
     /// Reapplies the device's profile as it is saved. False where NetworkManager says that a change needs activation.
     pub async fn reapply(&self, at: &str) -> Result<bool, HostError> {
+        let _turn = self.turn().await;
         Ok(self.device(at).await?.reapply(HashMap::new(), 0, 0).await.is_ok())
     }
 
     /// Takes a device down and keeps it from connecting by itself; one that is down already is fine.
     pub async fn disconnect(&self, label: &str, at: &str) -> Result<(), HostError> {
+        let _turn = self.turn().await;
         gone_is_fine(self.device(at).await?.disconnect().await).map_err(failed(format!("disconnecting {label}")))
     }
 
     /// Removes a software link; one that is gone already is fine.
     pub async fn remove_link(&self, label: &str, at: &str) -> Result<(), HostError> {
+        let _turn = self.turn().await;
         gone_is_fine(self.device(at).await?.delete().await).map_err(failed(format!("removing the link {label}")))
     }
 

@@ -29,6 +29,8 @@ pub use api_server::{Cluster, is_ready};
 const ROUND: Duration = Duration::from_secs(3);
 /// Pause between rounds.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A reading this fresh serves every probe that asks for one.
+const SAME_MOMENT: Duration = Duration::from_millis(100);
 /// How long the lack of a route must last before a probe gives up.
 const NO_HOPE: Duration = Duration::from_secs(5);
 /// Default time for a probe to pass after a change, as users of the incumbent know it.
@@ -138,6 +140,37 @@ pub struct PingTarget {
 pub trait Look: Send + Sync {
     /// One reading.
     fn facts(&self) -> impl Future<Output = Result<Facts, HostError>> + Send;
+}
+
+/// One reading for all probes of a moment: a node with many profiles is not read once a probe.
+struct Shared<'a, L> {
+    look: &'a L,
+    last: tokio::sync::Mutex<Option<(Instant, Facts)>>,
+}
+
+impl<'a, L> Shared<'a, L> {
+    fn new(look: &'a L) -> Self {
+        Shared {
+            look,
+            last: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+impl<L: Look> Look for Shared<'_, L> {
+    async fn facts(&self) -> Result<Facts, HostError> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((begun, facts)) = &*last
+            && asked.saturating_duration_since(*begun) < SAME_MOMENT
+        {
+            return Ok(facts.clone());
+        }
+        let begun = Instant::now();
+        let facts = self.look.facts().await?;
+        *last = Some((begun, facts.clone()));
+        Ok(facts)
+    }
 }
 
 /// Runs probes.
@@ -301,6 +334,7 @@ impl Prober {
         touched: &[String],
         look: &L,
     ) -> Result<Vec<ProbeResult>, ProbeFailure> {
+        let look = &Shared::new(look);
         let mut results = baseline.results();
         let mut running: FuturesUnordered<_> = baseline
             .counting
@@ -401,6 +435,26 @@ mod tests {
         async fn facts(&self) -> Result<Facts, HostError> {
             Ok(self.0.clone())
         }
+    }
+
+    struct Counting(std::sync::atomic::AtomicUsize);
+    impl Look for Counting {
+        async fn facts(&self) -> Result<Facts, HostError> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(Facts::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn probes_of_one_moment_share_a_reading() {
+        let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = open.local_addr().unwrap().port();
+        let all: Vec<_> = ["a", "b", "c", "d"].map(|name| tcp(name, port, Some(true))).into();
+        let prober = Prober::none().with_overrides(&all).unwrap();
+        let node = Counting(0.into());
+        prober.prove(&prober.baseline(&node).await, &[], &node).await.unwrap();
+        assert_eq!(node.0.into_inner(), 2, "one before, one after");
     }
 
     fn tcp(name: &str, port: u16, required: Option<bool>) -> ProbeOverride {

@@ -1,9 +1,10 @@
-//! `make bench`: netwright beside NetworkManager's own floor, in one run on one node, as ratios.
+//! `make bench`: netwright beside NetworkManager's own floor, in one run on one node, as ratios; then a policy's way through a real
+//! apiserver, memory and size. What misses its target is marked.
 //!
 //! Floor: the same profiles sent pipelined over one D-Bus connection by a bare client, until NetworkManager has answered; a bare
 //! GetManagedObjects with all profiles; a bare netlink dump. With `PEER=path` the same documents go through that `nmstatectl`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,19 @@ use netwright::state::NetworkState;
 use netwright::transaction::{Options, Outcome, run};
 use serde_json::{Value, json};
 
+mod cluster;
+
+/// A script of the test beds.
+fn bed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(name)
+}
+
+/// `ok` or `MISSED` beside what is wanted.
+fn verdict(got: f64, limit: f64, unit: &str) -> String {
+    let word = if got <= limit { "ok" } else { "MISSED" };
+    format!("{word} (≤ {limit}{unit})")
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.iter().any(|a| a == "--inside") {
@@ -28,10 +42,17 @@ fn main() {
             .expect("a runtime");
         return runtime.block_on(inside());
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed/node.sh");
+    node();
+    cluster::main();
+    let size = std::fs::metadata(env!("CARGO_BIN_EXE_netwright")).map_or(0, |m| m.len());
+    println!("binary, stripped{:22}{:8.1} MB", "", size as f64 / 1e6);
+}
+
+/// The first part runs inside a node.
+fn node() {
     let dir = std::env::temp_dir().join(format!("nwbench{}", std::process::id()));
-    let bed = |verb: &str, rest: &[&str]| {
-        Command::new(&script)
+    let run = |verb: &str, rest: &[&str]| {
+        Command::new(bed("node.sh"))
             .arg(verb)
             .arg(&dir)
             .args(rest)
@@ -39,15 +60,13 @@ fn main() {
             .expect("the bed's script starts")
     };
     assert!(
-        bed("up", &["bench", "--log-level", "WARN"]).success(),
+        run("up", &["bench", "--log-level", "WARN"]).success(),
         "the bed did not come up"
     );
     let me = std::env::current_exe().expect("own path");
-    let done = bed("exec", &[me.to_str().expect("a path in UTF-8"), "--inside"]);
-    bed("down", &[]);
+    let done = run("exec", &[me.to_str().expect("a path in UTF-8"), "--inside"]);
+    run("down", &[]);
     let _ = std::fs::remove_dir_all(&dir);
-    let size = std::fs::metadata(env!("CARGO_BIN_EXE_netwright")).map_or(0, |m| m.len());
-    println!("\nbinary of this profile, with symbols: {:.1} MB", size as f64 / 1e6);
     assert!(done.success());
 }
 
@@ -94,7 +113,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
         })
         .collect();
     let begin = Instant::now();
-    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(iface, p, None, false)))
+    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(&iface.name, p, None, false)))
         .await
         .expect("saved");
     let names = profiles.iter().map(|(iface, _)| iface);
@@ -102,7 +121,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
         saved
             .iter()
             .zip(names.clone())
-            .map(|(at, iface)| nm.activate(iface, at, None)),
+            .map(|(at, iface)| nm.activate(&iface.name, at, None)),
     )
     .await
     .expect("activated");
@@ -122,7 +141,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
         host.changed(Duration::from_secs(1)).await;
     }
     let begin = Instant::now();
-    try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(iface, at)))
+    try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(&iface.name, at)))
         .await
         .expect("deleted");
     let down = begin.elapsed();
@@ -140,7 +159,14 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
     (up, down)
 }
 
-fn row(n: usize, what: &str, ours: Duration, floor: Option<Duration>, peer: Option<Duration>) {
+/// What a row must not exceed: seconds, or a ratio to the floor.
+enum Target {
+    None,
+    Seconds(f64),
+    Floor(f64),
+}
+
+fn row(n: usize, what: &str, ours: Duration, floor: Option<Duration>, peer: Option<Duration>, target: Target) {
     let ratio = |other: Option<Duration>| match other {
         Some(other) => format!(
             "{:8.3} s {:5.2}x",
@@ -149,8 +175,13 @@ fn row(n: usize, what: &str, ours: Duration, floor: Option<Duration>, peer: Opti
         ),
         None => format!("{:>17}", "-"),
     };
+    let target = match (target, floor) {
+        (Target::Seconds(limit), _) => verdict(ours.as_secs_f64(), limit, " s"),
+        (Target::Floor(limit), Some(floor)) => verdict(ours.as_secs_f64() / floor.as_secs_f64(), limit, "x"),
+        _ => String::new(),
+    };
     println!(
-        "{n:>4}  {what:<28}{:8.3} s   {}   {}",
+        "{n:>4}  {what:<28}{:8.3} s   {}   {}   {target}",
         ours.as_secs_f64(),
         ratio(floor),
         ratio(peer)
@@ -174,56 +205,100 @@ fn peer(args: &[&str], document: Option<&Value>) -> Option<Duration> {
     child.wait().ok()?.success().then(|| begin.elapsed())
 }
 
+/// One size: floor and peer first, then ours. Gives what a bridge costs: first apply, re-apply, absent.
+async fn bridges_of(n: usize, host: &LiveHost, nm: &NetworkManager, kernel: &Kernel) -> [Duration; 3] {
+    let (up, absent) = (bridges(n, "up", 1500), bridges(n, "absent", 0));
+    let (floor_up, floor_down) = floor(host, nm, &up).await;
+    let peer_first = peer(&["apply", "-"], Some(&up));
+    let peer_again = peer(&["apply", "-"], Some(&up));
+    let peer_show = peer(&["show"], None);
+    let peer_absent = peer(&["apply", "-"], Some(&absent));
+    let at_200 = |target: Target| if n == 200 { target } else { Target::None };
+    let first = apply(host, &up).await;
+    row(
+        n,
+        "first apply",
+        first,
+        Some(floor_up),
+        peer_first,
+        at_200(Target::Floor(1.5)),
+    );
+    let begin = Instant::now();
+    host.observe().await.expect("observed");
+    let show = begin.elapsed();
+    let begin = Instant::now();
+    let mut facts = Facts::default();
+    nm.fill(&mut facts).await.expect("filled");
+    kernel.dump().await.expect("dumped");
+    row(
+        n,
+        "show",
+        show,
+        Some(begin.elapsed()),
+        peer_show,
+        at_200(Target::Seconds(0.2)),
+    );
+    let before = writes(host).await;
+    let again = apply(host, &up).await;
+    row(
+        n,
+        "apply again, no change",
+        again,
+        None,
+        peer_again,
+        at_200(Target::Seconds(0.25)),
+    );
+    assert_eq!(writes(host).await, before, "nothing may be written");
+    let one = apply(host, &json!({"interfaces": [bridge(0, "up", 1400)]})).await;
+    row(n, "one property of one changed", one, None, None, Target::None);
+    let gone = apply(host, &absent).await;
+    let target = if n == 100 { Target::Floor(1.1) } else { Target::None };
+    row(n, "made absent", gone, Some(floor_down), peer_absent, target);
+    [first, again, gone]
+}
+
+/// Time stamps of the profiles' files: what is written shows there.
+async fn writes(host: &LiveHost) -> Vec<(String, std::time::SystemTime)> {
+    let profiles = host.observe().await.expect("observed").facts.profiles;
+    let file = |name: String| Some((name.clone(), std::fs::metadata(&name).ok()?.modified().ok()?));
+    profiles.into_iter().filter_map(|p| file(p.filename)).collect()
+}
+
 async fn inside() {
     let host = LiveHost::connect().await.expect("NetworkManager answers");
     let nm = NetworkManager::connect().await.expect("NetworkManager answers");
     let kernel = Kernel::connect().await.expect("netlink answers");
     println!(
-        "{:>4}  {:<28}{:>10}   {:>17}   {:>17}",
+        "{:>4}  {:<28}{:>10}   {:>17}   {:>17}   target",
         "N", "bridges with an address", "netwright", "floor, ratio", "peer, ratio"
     );
+    let mut costs = vec![];
     for n in [1, 10, 100, 200] {
-        let (up, absent) = (bridges(n, "up", 1500), bridges(n, "absent", 0));
-        let (floor_up, floor_down) = floor(&host, &nm, &up).await;
-        let peer_first = peer(&["apply", "-"], Some(&up));
-        let peer_again = peer(&["apply", "-"], Some(&up));
-        let peer_show = peer(&["show"], None);
-        let peer_absent = peer(&["apply", "-"], Some(&absent));
-        row(n, "first apply", apply(&host, &up).await, Some(floor_up), peer_first);
-        let begin = Instant::now();
-        host.observe().await.expect("observed");
-        let show = begin.elapsed();
-        let begin = Instant::now();
-        let mut facts = Facts::default();
-        nm.fill(&mut facts).await.expect("filled");
-        kernel.dump().await.expect("dumped");
-        row(n, "show", show, Some(begin.elapsed()), peer_show);
-        row(n, "apply again, no change", apply(&host, &up).await, None, peer_again);
-        row(
-            n,
-            "one property of one changed",
-            apply(&host, &json!({"interfaces": [bridge(0, "up", 1400)]})).await,
-            None,
-            None,
-        );
-        row(
-            n,
-            "made absent",
-            apply(&host, &absent).await,
-            Some(floor_down),
-            peer_absent,
+        costs.push((n, bridges_of(n, &host, &nm, &kernel).await));
+    }
+    let each = |n: usize, k: usize| {
+        let found = costs.iter().find(|(size, _)| *size == n);
+        found.map_or(0.0, |(n, all)| all[k].as_secs_f64() / *n as f64)
+    };
+    for (k, what) in ["first apply", "apply again", "made absent"].into_iter().enumerate() {
+        let growth = each(200, k) / each(100, k);
+        println!(
+            "      {what}: one of 200 costs {growth:.2}x of one of 100   {}",
+            verdict(growth, 1.25, "x")
         );
     }
     let port = |state: &str| json!({"interfaces": [{"name": "nbp", "type": "linux-bridge", "state": state, "bridge": {"port": [{"name": "eth1"}]}}]});
+    let gone = json!({"interfaces": [{"name": "nbp", "type": "linux-bridge", "state": "absent"}]});
     let peer_port = peer(&["apply", "-"], Some(&port("up")));
-    peer(&["apply", "-"], Some(&port("absent")));
+    let peer_gone = peer(&["apply", "-"], Some(&gone));
+    let up = apply(&host, &port("up")).await;
+    row(1, "one bridge with a port", up, None, peer_port, Target::Seconds(0.08));
     row(
         1,
-        "one bridge with a port",
-        apply(&host, &port("up")).await,
+        "made absent",
+        apply(&host, &gone).await,
         None,
-        peer_port,
+        peer_gone,
+        Target::None,
     );
-    let gone = json!({"interfaces": [{"name": "nbp", "type": "linux-bridge", "state": "absent"}]});
-    row(1, "made absent", apply(&host, &gone).await, None, None);
 }
