@@ -94,7 +94,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
         })
         .collect();
     let begin = Instant::now();
-    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(iface, p, None, false)))
+    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(&iface.name, p, None, false)))
         .await
         .expect("saved");
     let names = profiles.iter().map(|(iface, _)| iface);
@@ -102,7 +102,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
         saved
             .iter()
             .zip(names.clone())
-            .map(|(at, iface)| nm.activate(iface, at, None)),
+            .map(|(at, iface)| nm.activate(&iface.name, at, None)),
     )
     .await
     .expect("activated");
@@ -122,7 +122,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
         host.changed(Duration::from_secs(1)).await;
     }
     let begin = Instant::now();
-    try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(iface, at)))
+    try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(&iface.name, at)))
         .await
         .expect("deleted");
     let down = begin.elapsed();
