@@ -10,6 +10,8 @@ pub enum Value {
     Bool(bool),
     /// `y`
     Byte(u8),
+    /// `q`
+    U16(u16),
     /// `i`
     I32(i32),
     /// `u`
@@ -40,7 +42,7 @@ pub type Dict = BTreeMap<String, Value>;
 macro_rules! from {
     ($($t:ty => $v:ident),* $(,)?) => { $(impl From<$t> for Value { fn from(v: $t) -> Self { Value::$v(v) } })* };
 }
-from!(bool => Bool, u8 => Byte, i32 => I32, u32 => U32, i64 => I64, u64 => U64, String => Str, Vec<u8> => Bytes,
+from!(bool => Bool, u8 => Byte, u16 => U16, i32 => I32, u32 => U32, i64 => I64, u64 => U64, String => Str, Vec<u8> => Bytes,
     Vec<String> => Strs, Vec<u32> => U32s, BTreeMap<String, String> => StrMap, Dict => Dict, Vec<Dict> => Dicts);
 
 impl From<&str> for Value {
@@ -148,6 +150,7 @@ impl Profile {
             Value::I64(v) => Some(*v),
             Value::U64(v) => i64::try_from(*v).ok(),
             Value::Byte(v) => Some((*v).into()),
+            Value::U16(v) => Some((*v).into()),
             _ => None,
         }
     }

@@ -221,6 +221,7 @@ fn plain(value: &profile::Value) -> Value {
     match value {
         V::Bool(v) => (*v).into(),
         V::Byte(v) => (*v).into(),
+        V::U16(v) => (*v).into(),
         V::I32(v) => (*v).into(),
         V::U32(v) => (*v).into(),
         V::I64(v) => (*v).into(),

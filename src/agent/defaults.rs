@@ -2,14 +2,17 @@
 
 use serde_json::{Value, json};
 
-/// Every port without `vlan` of a linux-bridge that is up lets VLANs 2–4094 through. Says whether there was one.
+/// Every port without `vlan` of a linux-bridge that is up lets VLANs 2–4094 through, unless VLAN filtering is switched off. Says whether there was one.
 pub fn default_bridge_vlans(state: &mut Value) -> bool {
     let mut any = false;
     let interfaces = state.get_mut("interfaces").and_then(Value::as_array_mut);
     for interface in interfaces.into_iter().flatten() {
         let is = |key: &str, want: &str| interface.get(key).and_then(Value::as_str).is_some_and(|v| v == want);
         let up = interface.get("state").is_none() || is("state", "up");
-        if !(is("type", "linux-bridge") && up) {
+        let off = interface
+            .pointer("/bridge/options/vlan-filtering")
+            .is_some_and(|v| v == &json!(false));
+        if !(is("type", "linux-bridge") && up) || off {
             continue;
         }
         for key in ["port", "ports"] {
@@ -49,9 +52,13 @@ mod tests {
             ports("interfaces: [{name: b, type: linux-bridge, bridge: {port: [{name: a}, {name: c, vlan: {}}]}}]");
         assert_eq!(got[0]["vlan"]["trunk-tags"][0]["id-range"]["max"], 4094);
         assert_eq!(got[1]["vlan"], json!({}));
-        for other in ["type: ovs-bridge", "type: linux-bridge, state: absent"] {
+        for (other, options) in [
+            ("type: ovs-bridge", "{}"),
+            ("type: linux-bridge, state: absent", "{}"),
+            ("type: linux-bridge", "{vlan-filtering: false}"),
+        ] {
             let got = ports(&format!(
-                "interfaces: [{{name: b, {other}, bridge: {{port: [{{name: a}}]}}}}]"
+                "interfaces: [{{name: b, {other}, bridge: {{options: {options}, port: [{{name: a}}]}}}}]"
             ));
             assert_eq!(got, json!([{"name": "a"}]), "{other}");
         }

@@ -33,7 +33,8 @@ pub struct FakeHost {
 }
 
 impl FakeHost {
-    /// A node with these network cards, up and managed, without profiles. Names that begin with `ib` are cards of InfiniBand.
+    /// A node with these network cards, up and managed, without profiles. Names that begin with `ib` are cards of InfiniBand;
+    /// `tap0 tun` is a link of that kind which somebody else made.
     pub fn with_cards(cards: &[&str]) -> Self {
         let host = FakeHost::default();
         {
@@ -41,10 +42,14 @@ impl FakeHost {
             m.facts.nm_version = "1.42.4".to_owned();
             m.facts.dispatch_dir = "/etc/NetworkManager/dispatcher.d".to_owned();
             m.add_link("lo", None, 772, 10);
+            m.own_addresses("lo");
             for card in cards {
+                let (name, kind) = card
+                    .split_once(' ')
+                    .map_or((*card, None), |(name, kind)| (name, Some(kind)));
                 // ARPHRD_ETHER, ARPHRD_INFINIBAND
-                let arphrd = if card.starts_with("ib") { 32 } else { 1 };
-                m.add_link(card, None, arphrd, 30);
+                let arphrd = if name.starts_with("ib") { 32 } else { 1 };
+                m.add_link(name, kind, arphrd, 30);
             }
         }
         host
@@ -267,6 +272,7 @@ impl Machine {
         let index = self.facts.link(iface).map_or(0, |l| l.index);
         self.facts.addresses.retain(|a| a.link != index);
         self.facts.routes.retain(|r| r.link != Some(index));
+        self.own_addresses(iface);
         if self.facts.link(iface).is_some_and(|l| l.kind.is_some()) {
             self.remove_link(iface);
         }
@@ -302,10 +308,32 @@ impl Machine {
         }
     }
 
+    /// The kernel gives `lo` its addresses whatever else is configured.
+    fn own_addresses(&mut self, iface: &str) {
+        let index = self.facts.link(iface).filter(|l| l.arphrd == 772).map(|l| l.index);
+        for (ip, prefix) in [("127.0.0.1", 8), ("::1", 128)] {
+            if let (Some(link), Ok(ip)) = (index, ip.parse()) {
+                self.facts.addresses.push(Address {
+                    link,
+                    ip,
+                    prefix,
+                    dynamic: false,
+                    valid: None,
+                    preferred: None,
+                    protocol: 0,
+                    duplicate: false,
+                });
+            }
+        }
+    }
+
     fn remove_link(&mut self, iface: &str) {
         let Some(link) = self.facts.link(iface).cloned() else {
             return;
         };
+        let stands = |l: &&Link| l.parent == Some(link.index) && l.kind.as_deref().is_some_and(|k| k != "veth");
+        let above: Vec<String> = self.facts.links.iter().filter(stands).map(|l| l.name.clone()).collect();
+        above.iter().for_each(|name| self.remove_link(name));
         let pair = self
             .facts
             .links

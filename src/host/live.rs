@@ -1,6 +1,6 @@
 //! The real node: netlink to look, NetworkManager to change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
+use crate::plan::topology;
 use crate::scalar::Id;
 use crate::transaction::Phase;
 
@@ -243,6 +244,26 @@ impl LiveHost {
         self.nm.activate(&iface.name, &connection, device.as_deref()).await
     }
 
+    /// NetworkManager's rollback does not bring back a link that had to be deleted to be made anew: what was active is activated again. Says how many.
+    async fn revive(&self, before: &Observation) -> Result<usize, HostError> {
+        let now = self.observe().await?;
+        let mut lost: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
+        for device in before.facts.devices.iter().filter(|d| d.state == 100 && !d.external()) {
+            let iface = Id::in_space(device.interface.clone(), device.space());
+            let Some(active) = device.active.as_ref().filter(|_| now.facts.active(&iface).is_none()) else {
+                continue;
+            };
+            let uuid = active.uuid.clone();
+            let depth = topology::depth(&iface, &topology::Graph::new(), before);
+            lost.entry(depth).or_default().push(Step::Activate { iface, uuid });
+        }
+        let mut revived = Ok(());
+        for wave in lost.values() {
+            revived = revived.and(self.execute(wave).await);
+        }
+        revived.map(|()| lost.values().map(Vec::len).sum())
+    }
+
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
     async fn rest(&self) {
         let begin = Instant::now();
@@ -362,13 +383,17 @@ impl Host for LiveHost {
         } else {
             Ok(())
         };
-        let effects = std::mem::take(&mut self.undo().effects);
+        let Undo { before, effects, .. } = std::mem::take(&mut *self.undo());
         let mut undone = Ok(());
         for effect in effects.iter().rev() {
             undone = undone.and(self.bring_about(effect).await);
         }
-        restored?;
+        let revived = self.revive(&before).await;
         undone?;
+        // where any were lost, it was these that NetworkManager could not restore
+        if revived? == 0 {
+            restored?;
+        }
         self.rest().await;
         if let Some(journal) = &self.journal {
             journal.clear();

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage, Prop, State, VfInfo, VfVlan, VlanProtocol,
+    AfSpecBridge, BridgeVlanInfoFlags, InfoBondPort, InfoBridge, InfoData, InfoPortData, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage, Prop, State, VfInfo, VfVlan, VlanProtocol,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
@@ -250,7 +250,17 @@ fn info(l: &mut Link, info: LinkInfo) {
     match info {
         LinkInfo::Kind(kind) => l.kind = Some(kind.to_string()),
         LinkInfo::Data(data) => l.data = Some(data),
-        LinkInfo::PortData(data) => l.port_data = Some(data),
+        LinkInfo::PortData(data) => {
+            // a bond gives all its ports one address and remembers their own
+            if let InfoPortData::BondPort(items) = &data {
+                let own = items.iter().find_map(|i| match i {
+                    InfoBondPort::PermHwaddr(bytes) => mac(bytes),
+                    _ => None,
+                });
+                l.permanent_mac = l.permanent_mac.take().or(own);
+            }
+            l.port_data = Some(data);
+        }
         _ => {}
     }
 }

@@ -47,6 +47,7 @@ fn variant(value: &Value) -> Variant<'static> {
     match value {
         Value::Bool(v) => Variant::from(*v),
         Value::Byte(v) => Variant::from(*v),
+        Value::U16(v) => Variant::from(*v),
         Value::I32(v) => Variant::from(*v),
         Value::U32(v) => Variant::from(*v),
         Value::I64(v) => Variant::from(*v),
@@ -116,6 +117,7 @@ pub fn plain(value: &Variant<'_>) -> Option<Value> {
     Some(match value {
         Variant::Bool(v) => Value::Bool(*v),
         Variant::U8(v) => Value::Byte(*v),
+        Variant::U16(v) => Value::U16(*v),
         Variant::I32(v) => Value::I32(*v),
         Variant::U32(v) => Value::U32(*v),
         Variant::I64(v) => Value::I64(*v),
@@ -172,7 +174,7 @@ mod tests {
     fn every_kind_of_value_comes_back() {
         let mut p = Profile::default();
         let entry: Dict = [
-            ("vid-start".to_owned(), Value::U64(2)),
+            ("vid-start".to_owned(), Value::U16(2)),
             ("pvid".to_owned(), Value::Bool(true)),
         ]
         .into();

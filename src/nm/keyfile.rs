@@ -113,6 +113,7 @@ fn plain(value: &Value) -> Option<String> {
     Some(match value {
         Value::Bool(v) => v.to_string(),
         Value::Byte(v) => v.to_string(),
+        Value::U16(v) => v.to_string(),
         Value::I32(v) => v.to_string(),
         Value::U32(v) => v.to_string(),
         Value::I64(v) => v.to_string(),
@@ -148,6 +149,7 @@ fn text<'a>(d: &'a Dict, key: &str) -> Option<&'a str> {
 fn number(d: &Dict, key: &str) -> Option<u64> {
     match d.get(key)? {
         Value::Byte(v) => Some((*v).into()),
+        Value::U16(v) => Some((*v).into()),
         Value::U32(v) => Some((*v).into()),
         Value::U64(v) => Some(*v),
         Value::I32(v) => u64::try_from(*v).ok(),

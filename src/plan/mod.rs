@@ -208,6 +208,12 @@ fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<Stri
         for why in wish.kind.skip_unsupported(&seen.facts).into_iter().chain(forwarding) {
             warnings.push(format!("interfaces[{}]: {why}", wish.name()));
         }
+        if let Some(why) = wish.kind.drops_mac()
+            && wish.base.mac_address.take().is_some()
+            && !why.is_empty()
+        {
+            warnings.push(format!("interfaces[{}].mac-address: left out: {why}", wish.name()));
+        }
     }
     warnings
 }
@@ -362,6 +368,7 @@ impl Steps {
                     named: false,
                     member: Membership::Keeps,
                     because: "keeps routes, rules or DNS".to_owned(),
+                    renewed: false,
                 };
                 &fallback
             }
@@ -389,14 +396,20 @@ impl Steps {
         // a script that is new runs now, not only the next time
         let rerun = scripts.iter().any(writes);
         self.scripts.extend(scripts);
-        let idle = !save && running && off == Off::Nothing && !rerun;
-        self.names(id, touched, running && recreate && !idle, seen, lines);
+        let idle = !save && running && off == Off::Nothing && !rerun && !touched.renewed;
+        self.names(
+            id,
+            touched,
+            running && (recreate || touched.renewed) && !idle,
+            seen,
+            lines,
+        );
         if idle {
             return;
         }
         let wire = keys.iter().flatten().any(|k| MEMBERSHIP.contains(&k.as_str()));
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
-        let reapply = running && !wire && !recreate && (save || off != Off::Link);
+        let reapply = running && !wire && !recreate && !touched.renewed && (save || off != Off::Link);
         dropped_addresses(id, touched, seen, lines);
         describe(&id.name, touched, &keys, save, running, lines);
         if save {
@@ -441,13 +454,19 @@ fn stale(stock: &Stock<'_>, profile: &Profile) -> bool {
 }
 
 /// Keys that a live device cannot take by Reapply: who it is, whose port, and what NetworkManager only looks at when it activates.
-const MEMBERSHIP: [&str; 6] = [
+const MEMBERSHIP: [&str; 10] = [
     "connection.mptcp-flags",
     "connection.master",
     "connection.slave-type",
     "connection.type",
     "connection.interface-name",
     "veth.peer",
+    // read only when the port joins
+    "bond-port.prio",
+    "bond-port.queue-id",
+    // NetworkManager says that it reapplies them, but only adds VLANs, and a new default PVID overrides that of ports
+    "bridge.vlans",
+    "bridge.vlan-default-pvid",
 ];
 
 /// What of a named interface is not as asked, though its profile may be.

@@ -403,6 +403,7 @@ fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Bool(v) => !v,
         Value::Byte(v) => *v == 0,
+        Value::U16(v) => *v == 0,
         Value::I32(v) => *v == 0,
         Value::U32(v) => *v == 0,
         Value::I64(v) => *v == 0,

@@ -194,7 +194,7 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     found.restore_secrets(current, profile)?;
     let cx = Context {
         name: &found.base.name,
-        new: current.is_none() && profile.is_none(),
+        new: found.is_up() && current.is_none() && profile.is_none(),
     };
     found.kind.validate(&cx)?;
     only_ethernet(&found, current)?;
@@ -202,8 +202,11 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     if found.kind.space() != Space::Kernel {
         found.parts.refuse_beyond_kernel()?;
     }
-    if let Some(current) = current {
-        found.kind.complete(&current.kind)?;
+    found.kind.complete(current.map(|c| &c.kind))?;
+    for (key, ipv6, ip) in [("ipv4", false, &mut found.ipv4), ("ipv6", true, &mut found.ipv6)] {
+        if let Some(ip) = ip {
+            found.kind.complete_ip(ipv6, ip).map_err(|e| e.under(key))?;
+        }
     }
     if let Some(mac) = &mut found.base.mac_address {
         *mac = scalar::mac(mac).unwrap_or_default();
@@ -253,9 +256,9 @@ fn typed(wish: Interface, current: Option<&Interface>) -> Result<Interface, Inva
 
 fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid> {
     match (&wish.kind, current) {
-        (AnyKind::Other(other), _) => Err(Invalid::new(
+        (kind, _) if kind.nm_type().is_empty() => Err(Invalid::new(
             "type",
-            format!("interfaces of type '{}' cannot be configured", other.type_name),
+            format!("interfaces of type '{}' cannot be configured", kind.type_name()),
         )),
         (kind, None) if !kind.is_virtual() => Err(Invalid::new(
             "",

@@ -49,6 +49,10 @@ fn interface(
     let mut tree = bare(current).tree();
     let known = tree.len();
     restore(&changed, &current.tree(), &mut tree);
+    if touched.wish.kind.must_recreate(&current.kind) {
+        // the other link starts from nothing
+        tree = sections_whole(&tree, &current.tree());
+    }
     let moves = touched.member != Membership::Keeps
         && topology::controller_after(id, graph, seen) != topology::controller_now(id, seen);
     if moves {
@@ -92,7 +96,7 @@ fn restore(changed: &Map<String, Value>, current: &Map<String, Value>, out: &mut
             (Value::String(_), None)
                 if matches!(
                     key.as_str(),
-                    "description" | "controller" | "token" | "dhcp-custom-hostname"
+                    "description" | "controller" | "token" | "dhcp-custom-hostname" | "primary"
                 ) =>
             {
                 out.insert(key.clone(), json!(""));
@@ -210,4 +214,37 @@ fn rules(resolved: &NetworkState, now: &NetworkState) -> Vec<Value> {
         .filter(|r| wishes.iter().any(|w| w.is_absent() && w.matches(r)));
     back.extend(removed.map(|rule| json!(rule)));
     back
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+    use crate::probe::Prober;
+    use crate::transaction::{Options, Outcome, run};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bond_gets_back_the_options_that_another_mode_forgot() {
+        let host = FakeHost::with_cards(&["eth1"]);
+        let parse = |text: &str| NetworkState::from_json(crate::yaml::read(text).unwrap()).unwrap();
+        let bond = |section: &str| {
+            parse(&format!(
+                "interfaces: [{{name: bond0, type: bond, link-aggregation: {section}}}]"
+            ))
+        };
+        let prober = Prober::none();
+        let before = bond("{mode: active-backup, options: {miimon: 140, resend_igmp: 4}, port: [eth1]}");
+        let other = bond("{mode: balance-xor}");
+        run(&host, &prober, &before, &Options::default()).await;
+        let back = revert(&other, &host.now()).unwrap();
+        run(&host, &prober, &other, &Options::default()).await;
+        assert_eq!(
+            run(&host, &prober, &back, &Options::default()).await.outcome,
+            Outcome::Applied
+        );
+        assert_eq!(
+            run(&host, &prober, &before, &Options::default()).await.outcome,
+            Outcome::Unchanged
+        );
+    }
 }

@@ -34,6 +34,8 @@ pub struct Touched {
     pub member: Membership,
     /// Why it is touched, where it was not named.
     pub because: String,
+    /// What it hangs on is made anew, and it with it.
+    pub renewed: bool,
 }
 
 impl Touched {
@@ -43,6 +45,7 @@ impl Touched {
             named: false,
             member: Membership::Keeps,
             because,
+            renewed: false,
         }
     }
 }
@@ -59,6 +62,7 @@ pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Inva
             named: true,
             member: Membership::Keeps,
             because: String::new(),
+            renewed: false,
         };
         graph.insert(wish.id(), entry);
     }
@@ -71,7 +75,38 @@ pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Inva
     no_ip_on_ports(&mut graph, seen)?;
     parents_exist(&graph, resolved, seen)?;
     depth_check(&graph, seen)?;
+    renew(&mut graph, seen);
     Ok(graph)
+}
+
+/// What hangs on a link that must be made anew has to be brought up anew after it.
+fn renew(graph: &mut Graph, seen: &Observation) {
+    let anew = |graph: &Graph, id: &Id| {
+        let Some((touched, now)) = graph.get(id).zip(seen.interface(id)) else {
+            return false;
+        };
+        touched.renewed || (touched.wish.is_up() && touched.wish.kind.must_recreate(&now.kind))
+    };
+    if !graph.keys().any(|id| anew(graph, id)) {
+        return;
+    }
+    loop {
+        let hangs = |i: &&Interface| {
+            let id = i.id();
+            let left = graph.get(&id).is_none_or(|t| !t.renewed && t.wish.is_up());
+            left && seen.facts.device_of(&id).is_some_and(|d| d.state > 30)
+                && !i.kind.nm_type().is_empty()
+                && stands_after(&id, graph, seen).iter().any(|above| anew(graph, above))
+        };
+        let Some(found) = seen.state.interfaces.iter().find(hangs) else {
+            return;
+        };
+        let above = stands_after(&found.id(), graph, seen)
+            .into_iter()
+            .find(|a| anew(graph, a));
+        let because = format!("{} is made anew", above.unwrap_or_default());
+        implied(graph, &found.id(), seen, because).renewed = true;
+    }
 }
 
 fn implied<'a>(graph: &'a mut Graph, id: &Id, seen: &Observation, because: String) -> &'a mut Touched {
@@ -101,6 +136,18 @@ fn claim_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -
                 ));
             }
             let id = Id::kernel(port);
+            let bare = |i: &&Interface| i.kind.nm_type().is_empty() && !graph.contains_key(&id);
+            if let Some(other) = seen.interface(&id).filter(bare) {
+                // a hypervisor's tap may be listed where it is, but NetworkManager cannot put it anywhere
+                if controller_now(&id, seen) == Some(controller.id()) {
+                    continue;
+                }
+                let why = format!(
+                    "port '{listed}' is of type {}, which cannot be configured",
+                    other.kind.type_name()
+                );
+                return Err(Invalid::new(at, why));
+            }
             if graph.contains_key(&id) || seen.interface(&id).is_some() {
                 implied(graph, &id, seen, format!("port of {}", controller.name()));
             } else if let Some(made) = controller.kind.makes_port(&id.name) {
@@ -136,10 +183,14 @@ fn claimable(
                 "port '{listed}' is listed here, but interfaces[{port}].controller names {other}"
             )),
             _ if id == controller.id() => Err("an interface cannot be its own port".to_owned()),
-            _ => Ok(()),
+            _ => takes(controller, &t.wish),
         },
-        None => Ok(()),
+        None => seen.interface(&id).map_or(Ok(()), |port| takes(controller, port)),
     }
+}
+
+fn takes(controller: &Interface, port: &Interface) -> Result<(), String> {
+    controller.kind.refuses_port(port.kind.type_name()).map_or(Ok(()), Err)
 }
 
 /// Makes ports members of their controller, or of the companions between.
@@ -194,6 +245,7 @@ fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observati
                 "controller '{wanted}' is made absent by the same document"
             )));
         }
+        takes(controller, port).map_err(fault)?;
         let listed = named.and_then(|t| t.wish.kind.ports());
         if listed.is_some_and(|p| !p.iter().any(|p| kernel_name(p, seen) == port.name())) {
             return Err(fault(format!(
@@ -541,5 +593,35 @@ fn depth_check(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
             "controllers and parents form a circle",
         )),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    fn parse(text: &str) -> NetworkState {
+        NetworkState::from_json(crate::yaml::read(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_tap_may_be_listed_where_it_is_and_nowhere_else() {
+        let host = FakeHost::with_cards(&["br0 bridge", "tap0 tun", "eth1"]);
+        host.meddle(|facts| {
+            let bridge = facts.link("br0").map(|l| l.index);
+            let tap = facts.links.iter_mut().find(|l| l.name == "tap0");
+            tap.unwrap().controller = bridge;
+        });
+        let bridge = |name: &str| {
+            parse(&format!(
+                "interfaces: [{{name: {name}, type: linux-bridge, bridge: {{port: [{{name: tap0}}, {{name: eth1}}]}}}}]"
+            ))
+        };
+        let graph = spread(&bridge("br0"), &host.now()).unwrap();
+        let touched: Vec<&str> = graph.keys().map(|id| id.name.as_str()).collect();
+        assert_eq!(touched, ["br0", "eth1"]);
+        let fault = spread(&bridge("br1"), &host.now()).unwrap_err();
+        assert!(fault.to_string().contains("tun"), "{fault}");
     }
 }

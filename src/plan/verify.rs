@@ -43,7 +43,7 @@ fn difference(path: impl Into<String>, current: impl Into<String>, desired: impl
 pub fn verify(expect: &NetworkState, seen: &Observation) -> Vec<Difference> {
     let mut out = vec![];
     for wish in &expect.interfaces {
-        interface(wish, seen.interface(&wish.id()), &mut out);
+        interface(wish, seen, &mut out);
     }
     routes(expect, seen, &mut out);
     rules(expect, seen, &mut out);
@@ -86,7 +86,13 @@ fn hostname(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>
     }
 }
 
-fn interface(wish: &Interface, current: Option<&Interface>, out: &mut Vec<Difference>) {
+fn interface(wish: &Interface, seen: &Observation, out: &mut Vec<Difference>) {
+    let current = seen.interface(&wish.id());
+    let mut wish = wish.clone();
+    if current.is_some_and(|c| borrows_mac(c, seen)) {
+        wish.base.mac_address = None;
+    }
+    let wish = &wish;
     let label = format!("interfaces[{}]", wish.name());
     match (wish.base.state.unwrap_or_default(), current) {
         (State::Absent, Some(c)) if c.kind.is_virtual() => out.push(difference(label, c.kind.type_name(), "absent")),
@@ -105,6 +111,12 @@ fn interface(wish: &Interface, current: Option<&Interface>, out: &mut Vec<Differ
         }
         _ => {}
     }
+}
+
+/// Its controller gives it another MAC address than its own.
+fn borrows_mac(current: &Interface, seen: &Observation) -> bool {
+    let controller = current.base.controller.as_deref().and_then(|c| seen.controller(c));
+    controller.is_some_and(|c| !c.kind.ports_keep_mac())
 }
 
 fn word(state: Option<State>) -> &'static str {
@@ -126,8 +138,11 @@ fn properties(wish: &Interface, current: Option<&Interface>, label: &str, out: &
     let mut missing = vec![];
     tree::missing(&want, &got, "", &mut missing);
     let extra = extra_addresses(wish, current);
+    if let Some(now) = got.as_object().filter(|_| current.is_some()) {
+        missing.retain(|m| !wish.kind.close_enough(&m.path, &m.want, &m.got, now));
+    }
     for Missing { path, want, got } in missing.into_iter().filter(|m| !(m.want.is_null() && m.got.is_null())) {
-        let (path, want) = readable(&path, &want);
+        let (path, want) = readable(wish.kind.ports_path(), &path, &want);
         let current = if current.is_none() { String::new() } else { print(&got) };
         out.push(difference(format!("{label}.{path}"), current, want));
     }
@@ -158,15 +173,15 @@ fn extra_addresses(wish: &Interface, current: Option<&Interface>) -> Vec<(String
 }
 
 /// Lists were compared as maps by address or name; this shows them as lists again.
-fn readable(path: &str, want: &Value) -> (String, String) {
+fn readable(ports: &str, path: &str, want: &Value) -> (String, String) {
     if let Some((section, address)) = path.split_once(".address.") {
         return (format!("{section}.address"), address.to_owned());
     }
     match path
-        .strip_prefix("bridge.port.")
-        .and_then(|rest| rest.strip_suffix(".name"))
+        .strip_prefix(ports)
+        .and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".name"))
     {
-        Some(port) => ("bridge.port".to_owned(), port.to_owned()),
+        Some(port) => (ports.to_owned(), port.to_owned()),
         None => (path.to_owned(), print(want)),
     }
 }
@@ -180,6 +195,10 @@ fn print(value: &Value) -> String {
             Some((first, rest)) => format!("{first} … ({} more lines)", rest.lines().count()),
             None => s.clone(),
         },
+        Value::Object(map) => {
+            let there = map.iter().filter(|(_, v)| !v.is_null());
+            Value::Object(there.map(|(k, v)| (k.clone(), v.clone())).collect()).to_string()
+        }
         other => other.to_string(),
     }
 }

@@ -352,7 +352,7 @@ fn type_of(link: &Link) -> &str {
 fn interface_from_facts(link: &Link, facts: &Facts) -> Interface {
     let kind = AnyKind::from_facts(type_of(link), link, facts);
     let mut base = Base::from_facts(link, facts);
-    if matches!(kind, AnyKind::Other(_)) {
+    if kind.nm_type().is_empty() {
         base.state = Some(State::Ignore);
     }
     Interface {

@@ -1,4 +1,4 @@
-//! VLANs of a bridge's port: access, trunk, native. Shared by all bridges.
+//! VLANs of a bridge's port, or of a Linux bridge itself: access, trunk, native. Shared by all bridges.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -74,8 +74,19 @@ impl Vlan {
         *self == Vlan::default()
     }
 
-    /// Reads what the kernel lets through. A port that only has the bridge's default PVID 1 untagged says nothing.
-    pub fn from_facts(ranges: &[VlanRange]) -> Option<Self> {
+    /// What the bridge gives every port by itself is no wish: `{}` for an access port in the default VLAN, a trunk without it as native.
+    pub fn forget_default(&mut self, default_pvid: u16) {
+        if self.tag == Some(default_pvid) {
+            match self.trunk_tags.as_ref().is_some_and(|t| !t.is_empty()) {
+                true => (self.tag, self.enable_native) = (None, None),
+                false if self.enable_native != Some(true) => *self = Vlan::default(),
+                false => {}
+            }
+        }
+    }
+
+    /// Reads what the kernel lets through. A port that only has the bridge's default PVID untagged says nothing.
+    pub fn from_facts(ranges: &[VlanRange], default_pvid: u16) -> Option<Self> {
         let native = ranges.iter().find(|r| r.pvid && r.untagged).map(|r| r.first);
         let mut tagged: Vec<TrunkTag> = ranges
             .iter()
@@ -93,7 +104,8 @@ impl Vlan {
             .collect();
         tagged.sort_by_key(|t| t.bounds());
         match (native, tagged.is_empty()) {
-            (None | Some(1), true) => None,
+            (None, true) => None,
+            (Some(id), true) if id == default_pvid => None,
             (Some(id), true) => Some(Vlan {
                 mode: Some(Mode::Access),
                 tag: Some(id),
@@ -102,8 +114,8 @@ impl Vlan {
             }),
             (native, false) => Some(Vlan {
                 mode: Some(Mode::Trunk),
-                tag: native.filter(|id| *id != 1),
-                enable_native: native.filter(|id| *id != 1).map(|_| true),
+                tag: native.filter(|id| *id != default_pvid),
+                enable_native: native.filter(|id| *id != default_pvid).map(|_| true),
                 trunk_tags: Some(tagged),
             }),
         }
@@ -157,45 +169,88 @@ impl Vlan {
         }
     }
 
-    /// `bridge-port.vlans`.
+    /// `bridge-port.vlans` or `bridge.vlans`.
     pub fn to_nm(&self) -> Vec<Dict> {
         let entry = |low: u16, high: u16, native: bool| {
             let mut d = Dict::new();
-            d.insert("vid-start".into(), profile::Value::U64(low.into()));
-            d.insert("vid-end".into(), profile::Value::U64(high.into()));
-            if native {
-                d.insert("pvid".into(), true.into());
-                d.insert("untagged".into(), true.into());
-            }
+            d.insert("vid-start".into(), low.into());
+            d.insert("vid-end".into(), high.into());
+            d.insert("pvid".into(), native.into());
+            d.insert("untagged".into(), native.into());
             d
         };
         let native = self.tag.map(|t| entry(t, t, true));
-        let tagged = self
-            .trunk_tags
-            .iter()
-            .flatten()
-            .map(|t| t.bounds())
-            .map(|(low, high)| entry(low, high, false));
+        let tagged = runs(self.trunk_tags.iter().flatten());
+        let tagged = tagged.into_iter().map(|(low, high)| entry(low, high, false));
         native.into_iter().chain(tagged).collect()
     }
 }
 
-/// Trunk tags as sorted single ids, so that two ways of writing the same set compare equal.
+/// Sorted and joined, so that two ways of writing the same set are one.
+fn runs<'a>(tags: impl IntoIterator<Item = &'a TrunkTag>) -> Vec<(u16, u16)> {
+    let mut all: Vec<(u16, u16)> = tags.into_iter().map(|t| t.bounds()).collect();
+    all.sort_unstable();
+    let mut joined: Vec<(u16, u16)> = vec![];
+    for (low, high) in all {
+        match joined.last_mut() {
+            Some(last) if low == last.1 + 1 => last.1 = high,
+            _ => joined.push((low, high)),
+        }
+    }
+    joined
+}
+
+/// What the kernel shows of a port that NetworkManager gave these VLANs: they come on top of the default one, which they may take the PVID.
+pub fn to_ranges(vlans: &[Dict], default_pvid: u16) -> Vec<VlanRange> {
+    let number = |d: &Dict, key: &str| match d.get(key) {
+        Some(profile::Value::U16(v)) => *v,
+        _ => 0,
+    };
+    let on = |d: &Dict, key: &str| d.get(key) == Some(&profile::Value::Bool(true));
+    let mut ranges: Vec<VlanRange> = vlans
+        .iter()
+        .map(|d| VlanRange {
+            first: number(d, "vid-start"),
+            last: number(d, "vid-end"),
+            pvid: on(d, "pvid"),
+            untagged: on(d, "untagged"),
+        })
+        .collect();
+    let taken = |r: &VlanRange| (r.first..=r.last).contains(&default_pvid);
+    if default_pvid != 0 && !ranges.iter().any(taken) {
+        ranges.push(VlanRange {
+            first: default_pvid,
+            last: default_pvid,
+            pvid: !ranges.iter().any(|r| r.pvid),
+            untagged: true,
+        });
+    }
+    ranges.sort_unstable();
+    ranges
+}
+
+/// Brings key `vlan` of a port or bridge to one form: `{}` is none, and what is left out is not there, as a written map replaces the whole.
+pub fn normalise_in(parent: &mut Map<String, Value>) {
+    let Some(Value::Object(vlan)) = parent.get_mut("vlan") else {
+        return;
+    };
+    normalise(vlan);
+    if vlan.values().all(Value::is_null) {
+        parent.insert("vlan".into(), Value::Null);
+        return;
+    }
+    for key in ["tag", "enable-native", "trunk-tags"] {
+        vlan.entry(key).or_insert(Value::Null);
+    }
+}
+
+/// Trunk tags as sorted runs, so that two ways of writing the same set compare equal.
 pub fn normalise(tree: &mut Map<String, Value>) {
     if let Some(tags) = tree
         .get("trunk-tags")
         .and_then(|t| serde_json::from_value::<Vec<TrunkTag>>(t.clone()).ok())
     {
-        let mut runs: Vec<(u16, u16)> = tags.iter().map(|t| t.bounds()).collect();
-        runs.sort_unstable();
-        let mut joined: Vec<(u16, u16)> = vec![];
-        for (low, high) in runs {
-            match joined.last_mut() {
-                Some(last) if low == last.1 + 1 => last.1 = high,
-                _ => joined.push((low, high)),
-            }
-        }
-        let text: Vec<Value> = joined
+        let text: Vec<Value> = runs(&tags)
             .iter()
             .map(|(l, h)| if l == h { l.to_string() } else { format!("{l}-{h}") }.into())
             .collect();
@@ -244,8 +299,11 @@ mod tests {
             pvid: native,
             untagged: native,
         };
-        let seen = Vlan::from_facts(&[range(2, 99, false), range(100, 100, true), range(101, 4094, false)]).unwrap();
+        let ranges = [range(2, 99, false), range(100, 100, true), range(101, 4094, false)];
+        let seen = Vlan::from_facts(&ranges, 1).unwrap();
         assert_eq!((seen.tag, seen.enable_native), (Some(100), Some(true)));
-        assert_eq!(Vlan::from_facts(&[range(1, 1, true)]), None);
+        assert_eq!(Vlan::from_facts(&[range(1, 1, true)], 1), None);
+        assert_eq!(Vlan::from_facts(&[range(5, 5, true)], 5), None);
+        assert_eq!(Vlan::from_facts(&[range(1, 1, true)], 5).unwrap().tag, Some(1));
     }
 }

@@ -149,8 +149,8 @@ impl Kind for Ethernet {
         self.ethernet.as_ref().map_or(Ok(()), Section::validate)
     }
 
-    fn complete(&mut self, current: &Self) -> Result<(), Invalid> {
-        Section::complete(&mut self.ethernet, &current.ethernet)
+    fn complete(&mut self, current: Option<&Self>) -> Result<(), Invalid> {
+        current.map_or(Ok(()), |now| Section::complete(&mut self.ethernet, &now.ethernet))
     }
 
     fn coming_vfs(&self, current: &Self) -> Range<u32> {

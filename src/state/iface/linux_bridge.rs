@@ -1,10 +1,8 @@
-//! `type: linux-bridge`. Section `bridge`: options and ports with their VLANs.
+//! `type: linux-bridge`. Section `bridge`: options, ports with their VLANs, and the bridge's own VLANs.
 
 use std::collections::BTreeMap;
 
-use netlink_packet_route::link::{
-    BridgeMulticastRouterType, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData,
-};
+use netlink_packet_route::link::{InfoBridge, InfoBridgePort, InfoData, InfoPortData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,6 +12,10 @@ use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
 use crate::scalar;
 use crate::state::tree;
+
+mod options;
+
+pub use options::{MulticastRouter, Options, Stp};
 
 /// A bridge of the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub struct Section {
     /// The ports; replaces the list.
     #[serde(default, alias = "ports", skip_serializing_if = "Option::is_none")]
     pub port: Option<Vec<Port>>,
+    /// VLANs of the bridge as a link of the node, written like those of a port; `{}` clears them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<bridge_vlan::Vlan>,
     /// Leave ports alone that others put there (a virtual machine's tap); default true.
     #[serde(
         default,
@@ -75,278 +80,6 @@ pub struct Port {
     pub vlan: Option<bridge_vlan::Vlan>,
 }
 
-/// Spanning tree.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Stp {
-    /// On or off.
-    #[serde(
-        default,
-        deserialize_with = "scalar::opt_bool",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub enabled: Option<bool>,
-    /// Seconds, 2–30.
-    #[serde(
-        default,
-        deserialize_with = "scalar::opt_int",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub forward_delay: Option<u32>,
-    /// Seconds, 1–10.
-    #[serde(
-        default,
-        deserialize_with = "scalar::opt_int",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub hello_time: Option<u32>,
-    /// Seconds, 6–40.
-    #[serde(
-        default,
-        deserialize_with = "scalar::opt_int",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub max_age: Option<u32>,
-    /// 0–65535.
-    #[serde(
-        default,
-        deserialize_with = "scalar::opt_int",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub priority: Option<u16>,
-}
-
-/// `multicast-router`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MulticastRouter {
-    /// 1: by queries heard.
-    Auto,
-    /// 0.
-    Disabled,
-    /// 2.
-    Enabled,
-}
-
-impl<'de> Deserialize<'de> for MulticastRouter {
-    fn deserialize<D: serde::Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(de)?;
-        match (value.as_u64(), value.as_str()) {
-            (Some(0), _) | (_, Some("disabled")) => Ok(MulticastRouter::Disabled),
-            (Some(1), _) | (_, Some("auto")) => Ok(MulticastRouter::Auto),
-            (Some(2), _) | (_, Some("enabled")) => Ok(MulticastRouter::Enabled),
-            _ => Err(serde::de::Error::custom(format!(
-                "{value} is none of auto, disabled, enabled"
-            ))),
-        }
-    }
-}
-
-macro_rules! options {
-    ($($(#[$attr:meta])* $field:ident: $t:ty, $nm:expr;)*) => {
-        /// `bridge.options`. Times are seconds for STP and ageing, hundredths of a second for multicast (kernel `clock_t`).
-        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-        pub struct Options {
-            /// Spanning tree.
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub stp: Option<Stp>,
-            /// `auto`, `disabled`, `enabled`.
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub multicast_router: Option<MulticastRouter>,
-            /// Address of the spanning-tree group, `01:80:C2:00:00:0X`.
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub group_addr: Option<String>,
-            /// `802.1q` or `802.1ad`.
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub vlan_protocol: Option<String>,
-            $(#[allow(missing_docs)] $(#[$attr])*
-            #[serde(default, skip_serializing_if = "Option::is_none")]
-            pub $field: Option<$t>,)*
-        }
-
-        impl Options {
-            fn numbers_to_profile(&self, profile: &mut Profile) {
-                $(if let Some(v) = self.$field {
-                    let key: &str = $nm;
-                    if !key.is_empty() {
-                        profile.put("bridge", key, profile::Value::from(v));
-                    }
-                })*
-            }
-        }
-    };
-}
-
-options! {
-    #[serde(deserialize_with = "scalar::opt_int")] mac_ageing_time: u32, "ageing-time";
-    #[serde(deserialize_with = "scalar::opt_int", alias = "group-fwd-mask")] group_forward_mask: u32, "group-forward-mask";
-    #[serde(deserialize_with = "scalar::opt_int")] hash_max: u32, "multicast-hash-max";
-    #[serde(deserialize_with = "scalar::opt_bool")] multicast_snooping: bool, "multicast-snooping";
-    #[serde(deserialize_with = "scalar::opt_bool")] multicast_querier: bool, "multicast-querier";
-    #[serde(deserialize_with = "scalar::opt_bool")] multicast_query_use_ifaddr: bool, "multicast-query-use-ifaddr";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_last_member_count: u32, "multicast-last-member-count";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_last_member_interval: u64, "multicast-last-member-interval";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_membership_interval: u64, "multicast-membership-interval";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_querier_interval: u64, "multicast-querier-interval";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_query_interval: u64, "multicast-query-interval";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_query_response_interval: u64, "multicast-query-response-interval";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_startup_query_count: u32, "multicast-startup-query-count";
-    #[serde(deserialize_with = "scalar::opt_int")] multicast_startup_query_interval: u64, "multicast-startup-query-interval";
-    #[serde(deserialize_with = "scalar::opt_int")] vlan_default_pvid: u32, "vlan-default-pvid";
-    #[serde(deserialize_with = "scalar::opt_int")] gc_timer: u64, "";
-    #[serde(deserialize_with = "scalar::opt_int")] hello_timer: u64, "";
-}
-
-/// NetworkManager's names of its multicast intervals that the kernel keeps in jiffies: a reading may be off by one.
-const JIFFIES: [&str; 5] = [
-    "multicast-membership-interval",
-    "multicast-querier-interval",
-    "multicast-query-interval",
-    "multicast-query-response-interval",
-    "multicast-startup-query-interval",
-];
-
-impl Options {
-    fn from_facts(info: &[InfoBridge]) -> Self {
-        let mut o = Options::default();
-        let mut stp = Stp::default();
-        for item in info {
-            match item {
-                InfoBridge::ForwardDelay(v) => stp.forward_delay = Some(v / 100),
-                InfoBridge::HelloTime(v) => stp.hello_time = Some(v / 100),
-                InfoBridge::MaxAge(v) => stp.max_age = Some(v / 100),
-                InfoBridge::Priority(v) => stp.priority = Some(*v),
-                InfoBridge::StpState(v) => stp.enabled = Some(*v != BridgeStpState::Disabled),
-                InfoBridge::AgeingTime(v) => o.mac_ageing_time = Some(v / 100),
-                InfoBridge::GroupAddr(v) => o.group_addr = Some(mac_text(v)),
-                InfoBridge::GroupFwdMask(v) => o.group_forward_mask = Some((*v).into()),
-                InfoBridge::MulticastHashMax(v) => o.hash_max = Some(*v),
-                InfoBridge::MulticastSnooping(v) => o.multicast_snooping = Some(*v),
-                InfoBridge::MulticastQuerier(v) => o.multicast_querier = Some(*v),
-                InfoBridge::MulticastQueryUseIfaddr(v) => o.multicast_query_use_ifaddr = Some(*v),
-                InfoBridge::MulticastLastMemberCount(v) => o.multicast_last_member_count = Some(*v),
-                InfoBridge::MulticastLastMemberInterval(v) => o.multicast_last_member_interval = Some(*v),
-                InfoBridge::MulticastMembershipInterval(v) => o.multicast_membership_interval = Some(*v),
-                InfoBridge::MulticastQuerierInterval(v) => o.multicast_querier_interval = Some(*v),
-                InfoBridge::MulticastQueryInterval(v) => o.multicast_query_interval = Some(*v),
-                InfoBridge::MulticastQueryResponseInterval(v) => o.multicast_query_response_interval = Some(*v),
-                InfoBridge::MulticastStartupQueryCount(v) => o.multicast_startup_query_count = Some(*v),
-                InfoBridge::MulticastStartupQueryInterval(v) => o.multicast_startup_query_interval = Some(*v),
-                InfoBridge::GcTimer(v) => o.gc_timer = Some(*v),
-                InfoBridge::HelloTimer(v) => o.hello_timer = Some(*v),
-                InfoBridge::VlanDefaultPvid(v) => o.vlan_default_pvid = Some((*v).into()),
-                InfoBridge::VlanProtocol(v) => o.vlan_protocol = Some(v.to_string().to_ascii_lowercase()),
-                InfoBridge::MulticastRouter(v) => {
-                    o.multicast_router = Some(match v {
-                        BridgeMulticastRouterType::Disabled => MulticastRouter::Disabled,
-                        BridgeMulticastRouterType::Permanent => MulticastRouter::Enabled,
-                        _ => MulticastRouter::Auto,
-                    });
-                }
-                _ => {}
-            }
-        }
-        o.stp = (stp != Stp::default()).then_some(stp);
-        o
-    }
-
-    fn validate(&self) -> Result<(), Invalid> {
-        if let Some(Stp {
-            enabled: _,
-            forward_delay,
-            hello_time,
-            max_age,
-            priority: _,
-        }) = &self.stp
-        {
-            // kernel: BR_MIN_/BR_MAX_FORWARD_DELAY, HELLO_TIME, MAX_AGE
-            for (key, value, low, high) in [
-                ("forward-delay", forward_delay, 2, 30),
-                ("hello-time", hello_time, 1, 10),
-                ("max-age", max_age, 6, 40),
-            ] {
-                if let Some(v) = value.filter(|v| !(low..=high).contains(v)) {
-                    return Err(Invalid::new(
-                        format!("stp.{key}"),
-                        format!("{v} is outside {low}–{high} seconds"),
-                    ));
-                }
-            }
-        }
-        match self.vlan_protocol.as_deref() {
-            None | Some("802.1q" | "802.1ad") => {}
-            Some(other) => {
-                return Err(Invalid::new(
-                    "vlan-protocol",
-                    format!("'{other}' is neither 802.1q nor 802.1ad"),
-                ));
-            }
-        }
-        match self.group_addr.as_deref() {
-            Some(text) if scalar::mac(text).is_none() => {
-                Err(Invalid::new("group-addr", format!("'{text}' is not a MAC address")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn to_profile(&self, profile: &mut Profile) {
-        if let Some(Stp {
-            enabled,
-            forward_delay,
-            hello_time,
-            max_age,
-            priority,
-        }) = &self.stp
-        {
-            if let Some(on) = enabled {
-                profile.put("bridge", "stp", *on);
-            }
-            for (key, value) in [
-                ("forward-delay", forward_delay),
-                ("hello-time", hello_time),
-                ("max-age", max_age),
-                ("priority", &priority.map(u32::from)),
-            ] {
-                if let Some(v) = value {
-                    profile.put("bridge", key, *v);
-                }
-            }
-        }
-        if let Some(router) = self.multicast_router {
-            let word = match router {
-                MulticastRouter::Auto => "auto",
-                MulticastRouter::Disabled => "disabled",
-                MulticastRouter::Enabled => "enabled",
-            };
-            profile.put("bridge", "multicast-router", word);
-        }
-        if let Some(bytes) = self.group_addr.as_ref().and_then(|t| mac_bytes(t)) {
-            profile.put("bridge", "group-address", bytes);
-        }
-        if let Some(protocol) = &self.vlan_protocol {
-            profile.put(
-                "bridge",
-                "vlan-protocol",
-                protocol
-                    .to_ascii_uppercase()
-                    .replace("AD", "ad")
-                    .replace("802.1q", "802.1Q"),
-            );
-        }
-        self.numbers_to_profile(profile);
-    }
-}
-
-fn mac_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
-}
-
-fn mac_bytes(text: &str) -> Option<Vec<u8>> {
-    text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
-}
-
 impl Port {
     fn from_facts(link: &Link) -> Self {
         let mut port = Port {
@@ -369,6 +102,35 @@ impl Section {
     fn ports_iter(&self) -> impl Iterator<Item = &Port> {
         self.port.iter().flatten()
     }
+
+    fn filtering(&self) -> Option<bool> {
+        self.options.as_ref()?.vlan_filtering
+    }
+
+    fn default_pvid(&self) -> Option<u32> {
+        self.options.as_ref()?.vlan_default_pvid
+    }
+
+    /// Where VLANs are written, below `bridge`.
+    fn written_vlans(&self) -> Option<String> {
+        let some = |vlan: &Option<bridge_vlan::Vlan>| vlan.as_ref().is_some_and(|v| !v.is_empty());
+        let port = self.ports_iter().position(|p| some(&p.vlan));
+        let own = || some(&self.vlan).then(|| "vlan".to_owned());
+        port.map(|i| format!("port[{i}].vlan")).or_else(own)
+    }
+
+    /// Whether any VLAN is let through when the wish is laid over what is.
+    fn has_vlans_over(&self, now: Option<&Section>) -> bool {
+        let some = |vlan: Option<&bridge_vlan::Vlan>| vlan.is_some_and(|v| !v.is_empty());
+        let kept = |name: &str| now?.ports_iter().find(|p| p.name == name)?.vlan.as_ref();
+        let own = self.vlan.as_ref().or(now.and_then(|n| n.vlan.as_ref()));
+        let ports = match (&self.port, now) {
+            (Some(ports), _) => ports.iter().any(|p| some(p.vlan.as_ref().or_else(|| kept(&p.name)))),
+            (None, Some(now)) => now.ports_iter().any(|p| some(p.vlan.as_ref())),
+            (None, None) => false,
+        };
+        some(own) || ports
+    }
 }
 
 impl Kind for LinuxBridge {
@@ -386,9 +148,12 @@ impl Kind for LinuxBridge {
             Some(InfoData::Bridge(info)) => info,
             _ => &[],
         };
-        let filtering = info.iter().any(|i| matches!(i, InfoBridge::VlanFiltering(true)));
+        let options = Options::from_facts(info);
+        let filtering = options.vlan_filtering == Some(true);
+        let pvid = options.vlan_default_pvid.and_then(|v| v.try_into().ok()).unwrap_or(1);
+        let vlan_of = |l: &Link| bridge_vlan::Vlan::from_facts(&l.vlans, pvid).filter(|_| filtering);
         let port_of = |l: &Link| {
-            let vlan = filtering.then(|| bridge_vlan::Vlan::from_facts(&l.vlans)).flatten();
+            let vlan = vlan_of(l);
             Port {
                 vlan,
                 ..Port::from_facts(l)
@@ -403,8 +168,9 @@ impl Kind for LinuxBridge {
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         LinuxBridge {
             bridge: Some(Section {
-                options: Some(Options::from_facts(info)),
+                options: Some(options),
                 port: Some(ports),
+                vlan: vlan_of(link),
                 allow_extra_ports: None,
             }),
         }
@@ -435,6 +201,41 @@ impl Kind for LinuxBridge {
                 vlan.validate().map_err(|e| e.under(&format!("{at}.vlan")))?;
             }
         }
+        match &section.vlan {
+            Some(vlan) => vlan.validate().map_err(|e| e.under("bridge.vlan")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether VLANs are filtered, where the wish changes what that follows from.
+    fn complete(&mut self, current: Option<&Self>) -> Result<(), Invalid> {
+        let Some(section) = &mut self.bridge else { return Ok(()) };
+        let now = current.and_then(|c| c.bridge.as_ref());
+        let asked = section.filtering();
+        if let Some(at) = section.written_vlans().filter(|_| asked == Some(false)) {
+            let why = "VLANs need vlan-filtering, which bridge.options switches off";
+            return Err(Invalid::new(format!("bridge.{at}"), why));
+        }
+        let pvid = section
+            .default_pvid()
+            .or(now.and_then(Section::default_pvid))
+            .unwrap_or(1);
+        let ports = section.port.iter_mut().flatten().filter_map(|p| p.vlan.as_mut());
+        for vlan in ports.chain(&mut section.vlan) {
+            vlan.forget_default(u16::try_from(pvid).unwrap_or(1));
+        }
+        let is_on = now.and_then(Section::filtering) == Some(true);
+        let by_hand = is_on && !now.is_some_and(|n| n.has_vlans_over(None));
+        let on = asked.unwrap_or(by_hand || section.has_vlans_over(now));
+        if section.default_pvid().is_some_and(|p| p != 1) && !on {
+            return Err(Invalid::new(
+                "bridge.options.vlan-default-pvid",
+                "another default than 1 needs VLANs on a port, or vlan-filtering: true",
+            ));
+        }
+        if on != is_on {
+            section.options.get_or_insert_default().vlan_filtering = Some(on);
+        }
         Ok(())
     }
 
@@ -453,7 +254,11 @@ impl Kind for LinuxBridge {
     }
 
     fn to_link(profile: &Profile, link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {
-        link.data = Some(InfoData::Bridge(kernel_options(profile)));
+        let pvid = profile
+            .int("bridge", "vlan-default-pvid")
+            .and_then(|v| v.try_into().ok());
+        link.vlans = bridge_vlan::to_ranges(profile.dicts("bridge", "vlans"), pvid.unwrap_or(1));
+        link.data = Some(InfoData::Bridge(options::to_link(profile)));
     }
 
     fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
@@ -498,6 +303,7 @@ impl Kind for LinuxBridge {
                 .map(InfoBridgePort::Priority),
         );
         link.port_data = Some(InfoPortData::BridgePort(data));
+        link.vlans = bridge_vlan::to_ranges(profile.dicts("bridge-port", "vlans"), 1);
     }
 
     fn set_ports(&mut self, names: &[String]) {
@@ -520,6 +326,9 @@ impl Kind for LinuxBridge {
                 .and_then(Value::as_array)
                 .cloned()
         };
+        if let Some(Value::Object(bridge)) = merged.get_mut("bridge") {
+            settle_section(bridge, desired.get("bridge"));
+        }
         let (Some(wish), Some(now)) = (ports(desired), ports(current)) else {
             return;
         };
@@ -549,8 +358,9 @@ impl Kind for LinuxBridge {
         profile.ensure("bridge");
         let Some(Section {
             options,
-            port,
-            allow_extra_ports: _, /* decided by the plan */
+            port: _, // in the profiles of the ports
+            vlan,
+            allow_extra_ports: _, // decided by the plan
         }) = bridge
         else {
             return;
@@ -558,12 +368,8 @@ impl Kind for LinuxBridge {
         if let Some(options) = options {
             options.to_profile(profile);
         }
-        if let Some(ports) = port {
-            let filtering = ports.iter().any(|p| p.vlan.as_ref().is_some_and(|v| !v.is_empty()));
-            // absent counts as false, so that a bridge without VLANs keeps the default
-            if filtering || profile.bool("bridge", "vlan-filtering").is_some() {
-                profile.put("bridge", "vlan-filtering", filtering);
-            }
+        if let Some(vlan) = vlan {
+            profile.put_opt("bridge", "vlans", Some(vlan.to_nm()).filter(|v| !v.is_empty()));
         }
     }
 
@@ -593,10 +399,7 @@ impl Kind for LinuxBridge {
             profile.put("bridge-port", "priority", u32::from(*priority));
         }
         if let Some(vlan) = vlan {
-            match vlan.to_nm() {
-                vlans if vlans.is_empty() => profile.remove("bridge-port", "vlans"),
-                vlans => profile.put("bridge-port", "vlans", vlans),
-            }
+            profile.put_opt("bridge-port", "vlans", Some(vlan.to_nm()).filter(|v| !v.is_empty()));
         }
     }
 
@@ -608,26 +411,21 @@ impl Kind for LinuxBridge {
         if let Some(Value::Object(options)) = bridge.get_mut("options") {
             options.remove("gc-timer");
             options.remove("hello-timer");
-            for key in JIFFIES {
-                if let Some(v) = options.get(key).and_then(Value::as_u64) {
-                    // even numbers on both sides hide the kernel's rounding by one
-                    options.insert(key.into(), (v.div_ceil(2) * 2).into());
-                }
-            }
             if let Some(Value::String(text)) = options.get_mut("group-addr")
                 && let Some(mac) = scalar::mac(text)
             {
                 *text = mac;
             }
         }
+        bridge_vlan::normalise_in(bridge);
         let Some(Value::Array(ports)) = bridge.remove("port") else {
             return;
         };
         // order means nothing; a map by name makes the difference readable
         let mut by_name = BTreeMap::new();
         for mut port in ports {
-            if let Some(Value::Object(vlan)) = port.get_mut("vlan") {
-                bridge_vlan::normalise(vlan);
+            if let Value::Object(port) = &mut port {
+                bridge_vlan::normalise_in(port);
             }
             let name = port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
             by_name.insert(name, port);
@@ -635,37 +433,44 @@ impl Kind for LinuxBridge {
         bridge.insert("port".into(), Value::Object(by_name.into_iter().collect()));
     }
 
+    fn close_enough(path: &str, want: &Value, got: &Value, _current: &Map<String, Value>) -> bool {
+        let interval = path
+            .strip_prefix("bridge.options.")
+            .is_some_and(|k| options::JIFFIES.contains(&k));
+        let near = || Some(want.as_u64()?.abs_diff(got.as_u64()?) <= 1);
+        interval && near() == Some(true)
+    }
+
     fn skip_unsupported(&mut self, facts: &Facts) -> Option<String> {
-        if facts.bridge_vlan_filtering != Some(false) {
-            return None;
-        }
-        let mut dropped = false;
-        for port in self.bridge.iter_mut().flat_map(|b| b.port.iter_mut().flatten()) {
+        let section = self
+            .bridge
+            .as_mut()
+            .filter(|_| facts.bridge_vlan_filtering == Some(false))?;
+        let mut dropped = section.vlan.take().is_some_and(|v| !v.is_empty());
+        for port in section.port.iter_mut().flatten() {
             dropped |= port.vlan.take().is_some_and(|v| !v.is_empty());
         }
+        if let Some(options) = &mut section.options {
+            dropped |= options.vlan_filtering.take_if(|on| *on).is_some();
+            dropped |= options.vlan_default_pvid.take().is_some_and(|pvid| pvid != 1);
+            dropped |= options.vlan_protocol.take().is_some_and(|p| p != "802.1q");
+        }
         dropped.then(|| {
-            "this kernel has no VLAN filtering on bridges (CONFIG_BRIDGE_VLAN_FILTERING): port VLANs left out"
-                .to_owned()
+            "this kernel has no VLAN filtering on bridges (CONFIG_BRIDGE_VLAN_FILTERING): VLANs left out".to_owned()
         })
     }
 }
 
-/// The options that a kernel shows of a bridge made from this profile.
-fn kernel_options(profile: &Profile) -> Vec<InfoBridge> {
-    let number = |key: &str, default: u32| {
-        profile
-            .int("bridge", key)
-            .and_then(|v| u32::try_from(v).ok())
-            .unwrap_or(default)
-    };
-    let on = |key: &str, default: bool| profile.bool("bridge", key).unwrap_or(default);
-    vec![
-        InfoBridge::StpState(u32::from(on("stp", true)).into()),
-        InfoBridge::Priority(u16::try_from(number("priority", 32768)).unwrap_or(0)),
-        InfoBridge::ForwardDelay(number("forward-delay", 15) * 100),
-        InfoBridge::HelloTime(number("hello-time", 2) * 100),
-        InfoBridge::MaxAge(number("max-age", 20) * 100),
-        InfoBridge::AgeingTime(number("ageing-time", 300) * 100),
-        InfoBridge::MulticastSnooping(on("multicast-snooping", true)),
-    ]
+/// A written `vlan` replaces the whole, as modes do not mix; one spelling of the forwarding mask takes the other along.
+fn settle_section(bridge: &mut Map<String, Value>, desired: Option<&Value>) {
+    if let Some(vlan) = desired.and_then(|d| d.get("vlan")) {
+        bridge.insert("vlan".into(), vlan.clone());
+    }
+    let written = |key: &str| desired?.get("options")?.get(key).cloned();
+    if let Some(mask) = written("group-forward-mask").or_else(|| written("group-fwd-mask"))
+        && let Some(Value::Object(options)) = bridge.get_mut("options")
+    {
+        options.insert("group-forward-mask".into(), mask.clone());
+        options.insert("group-fwd-mask".into(), mask);
+    }
 }

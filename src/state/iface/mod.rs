@@ -12,6 +12,7 @@ use crate::profile::{self, Profile};
 use crate::scalar::{Id, Space};
 
 mod base;
+pub mod bond;
 pub mod bridge_vlan;
 pub mod dummy;
 pub mod ethernet;
@@ -19,13 +20,19 @@ pub mod hsr;
 pub mod infiniband;
 pub mod ip_tunnel;
 pub mod ipsec;
+pub mod ipvlan;
 pub mod linux_bridge;
 pub mod loopback;
 pub mod macsec;
+pub mod macvlan;
 pub mod other;
+pub mod tun;
 pub mod veth;
 pub mod vlan;
+pub mod vrf;
+pub mod vxlan;
 pub mod wireguard;
+pub mod xfrm;
 
 pub use base::{AltName, Base, Identifier, State, VIRTUAL_FUNCTION, pci};
 
@@ -93,10 +100,29 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn validate(&self, _cx: &Context<'_>) -> Result<(), Invalid> {
         Ok(())
     }
+    /// Fills in what the wish leaves out but cannot be understood without, or NetworkManager must be told; faults of wish and
+    /// what is there together.
+    fn complete(&mut self, _current: Option<&Self>) -> Result<(), Invalid> {
+        Ok(())
+    }
+    /// The type's own rules for IP; what it always has is added to the wish. Paths start below `ipv4` or `ipv6`.
+    fn complete_ip(_ipv6: bool, _ip: &mut Ip) -> Result<(), Invalid> {
+        Ok(())
+    }
+    /// Why a wish for its MAC address is left out; empty where that is not worth a warning.
+    fn drops_mac(&self) -> Option<&'static str> {
+        None
+    }
     /// Names of its ports; None where the document does not say.
     fn ports(&self) -> Option<Vec<String>> {
         None
     }
+    /// Why it cannot take a port of this type.
+    fn refuses_port(&self, _type_name: &str) -> Option<String> {
+        None
+    }
+    /// Its ports keep the MAC address that they are given.
+    const PORTS_KEEP_MAC: bool = true;
     /// Replaces the names of its ports, keeping what is known of each.
     fn set_ports(&mut self, _names: &[String]) {}
     /// The links it stands on, which must exist before it and take it along when they go.
@@ -152,13 +178,13 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     const PORT_SETTING: &'static str = "";
     /// Brings two readings to one form before they are compared: sorts, expands, drops what is only for reading.
     fn normalise(_tree: &mut Map<String, Value>) {}
+    /// A difference at `path` that the kernel makes by rounding or by not telling. `current` is the whole reading.
+    fn close_enough(_path: &str, _want: &Value, _got: &Value, _current: &Map<String, Value>) -> bool {
+        false
+    }
     /// The change cannot be made on a live link.
     fn must_recreate(&self, _current: &Self) -> bool {
         false
-    }
-    /// Adds to the wish what it leaves out but NetworkManager must be told; refuses what this one cannot do.
-    fn complete(&mut self, _current: &Self) -> Result<(), Invalid> {
-        Ok(())
     }
     /// Virtual functions that the wish makes, by number; each brings an interface, which may take minutes.
     fn coming_vfs(&self, _current: &Self) -> Range<u32> {
@@ -189,7 +215,7 @@ pub struct Companion {
 pub struct Context<'a> {
     /// The interface's name.
     pub name: &'a str,
-    /// It does not exist yet.
+    /// It does not exist yet, not even as a profile, and is wanted.
     pub new: bool,
 }
 
@@ -334,14 +360,6 @@ macro_rules! kinds {
                 }
             }
 
-            /// Adds what the wish leaves out; refuses what this one cannot do.
-            pub fn complete(&mut self, current: &AnyKind) -> Result<(), Invalid> {
-                match (self, current) {
-                    $((AnyKind::$variant(a), AnyKind::$variant(b)) => a.complete(b),)*
-                    _ => Ok(()),
-                }
-            }
-
             /// Virtual functions that the wish makes.
             pub fn coming_vfs(&self, current: &AnyKind) -> Range<u32> {
                 match (self, current) {
@@ -382,6 +400,37 @@ macro_rules! kinds {
             /// Faults in what was written.
             pub fn validate(&self, cx: &Context<'_>) -> Result<(), Invalid> {
                 each!(self, k => k.validate(cx), _o => Ok(()))
+            }
+            /// Fills in from what is there what the wish cannot be understood without; faults of the two together.
+            pub fn complete(&mut self, current: Option<&AnyKind>) -> Result<(), Invalid> {
+                match (self, current) {
+                    $((AnyKind::$variant(k), Some(AnyKind::$variant(now))) => k.complete(Some(now)),
+                    (AnyKind::$variant(k), _) => k.complete(None),)*
+                    (AnyKind::Other(_), _) => Ok(()),
+                }
+            }
+            /// The type's own rules for IP.
+            pub fn complete_ip(&self, ipv6: bool, ip: &mut Ip) -> Result<(), Invalid> {
+                match self { $(AnyKind::$variant(_) => <$ty>::complete_ip(ipv6, ip),)* AnyKind::Other(_) => Ok(()) }
+            }
+            /// Why a wish for its MAC address is left out.
+            pub fn drops_mac(&self) -> Option<&'static str> {
+                each!(self, k => k.drops_mac(), _o => None)
+            }
+            /// Why it cannot take a port of this type.
+            pub fn refuses_port(&self, type_name: &str) -> Option<String> {
+                each!(self, k => k.refuses_port(type_name), _o => None)
+            }
+            /// Its ports keep the MAC address that they are given.
+            pub fn ports_keep_mac(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::PORTS_KEEP_MAC,)* AnyKind::Other(_) => true }
+            }
+            /// A difference that the kernel makes by rounding or by not telling.
+            pub fn close_enough(&self, path: &str, want: &Value, got: &Value, current: &Map<String, Value>) -> bool {
+                match self {
+                    $(AnyKind::$variant(_) => <$ty>::close_enough(path, want, got, current),)*
+                    AnyKind::Other(_) => false,
+                }
             }
             /// Names of its ports; None where the document does not say.
             pub fn ports(&self) -> Option<Vec<String>> {
@@ -463,6 +512,14 @@ kinds! {
     Ipsec => ipsec::Ipsec,
     Macsec => macsec::Macsec,
     Wireguard => wireguard::Wireguard,
+    Bond => bond::Bond,
+    Vrf => vrf::Vrf,
+    Vxlan => vxlan::Vxlan,
+    MacVlan => macvlan::MacVlan,
+    MacVtap => macvlan::MacVtap,
+    IpVlan => ipvlan::IpVlan,
+    Xfrm => xfrm::Xfrm,
+    Tun => tun::Tun,
 }
 
 /// An interface: what all have, IP, and the sections of its type.

@@ -71,8 +71,10 @@ impl Kind for Veth {
         }
     }
 
-    fn complete(&mut self, current: &Self) -> Result<(), Invalid> {
-        ethernet::Section::complete(&mut self.ethernet, &current.ethernet)
+    fn complete(&mut self, current: Option<&Self>) -> Result<(), Invalid> {
+        current.map_or(Ok(()), |now| {
+            ethernet::Section::complete(&mut self.ethernet, &now.ethernet)
+        })
     }
 
     fn peer(&self) -> Option<&str> {

@@ -154,6 +154,18 @@ pub struct Addr {
 }
 
 impl Addr {
+    /// An address for ever.
+    pub fn plain(ip: IpAddr, prefix_length: u8) -> Self {
+        Addr {
+            ip,
+            prefix_length,
+            valid_life_time: None,
+            preferred_life_time: None,
+            protocol: None,
+            mptcp_flags: None,
+        }
+    }
+
     /// Given by DHCP or RA.
     pub fn is_dynamic(&self) -> bool {
         self.valid_life_time.as_deref().is_some_and(|l| l != "forever")
