@@ -192,6 +192,37 @@ fn is_link_local(ip: &IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
+/// Keys of NetworkManager that mean nothing where no server or router is asked.
+const AUTO_KEYS: [&str; 13] = [
+    "ignore-auto-dns",
+    "ignore-auto-routes",
+    "never-default",
+    "route-table",
+    "dhcp-client-id",
+    "dhcp-duid",
+    "dhcp-iaid",
+    "dhcp-timeout",
+    "dhcp-send-hostname",
+    "dhcp-hostname",
+    "dhcp-fqdn",
+    "ra-timeout",
+    "token",
+];
+/// Keys that mean nothing where the family is off.
+const ENABLED_KEYS: [&str; 11] = [
+    "dns",
+    "dns-data",
+    "dns-search",
+    "dns-options",
+    "dns-priority",
+    "route-data",
+    "routing-rules",
+    "gateway",
+    "route-metric",
+    "may-fail",
+    "forwarding",
+];
+
 /// `IFA_PROTO` as a number: `25` or `0x19`.
 fn is_protocol(text: &str) -> bool {
     let number = match text.strip_prefix("0x") {
@@ -550,42 +581,12 @@ impl Ip {
             true => profile.remove(s, "address-data"),
             false => profile.put(s, "address-data", addresses),
         }
+        let without = |keys: &[&str], profile: &mut Profile| keys.iter().for_each(|key| profile.remove(s, key));
         if !self.is_auto() {
-            for key in [
-                "ignore-auto-dns",
-                "ignore-auto-routes",
-                "never-default",
-                "route-table",
-                "dhcp-client-id",
-                "dhcp-duid",
-                "dhcp-iaid",
-                "dhcp-timeout",
-                "dhcp-send-hostname",
-                "dhcp-hostname",
-                "dhcp-fqdn",
-                "ra-timeout",
-                "token",
-            ] {
-                profile.remove(s, key);
-            }
+            without(&AUTO_KEYS, profile);
         }
         if method == "disabled" {
-            for key in [
-                "dns",
-                "dns-data",
-                "dns-search",
-                "dns-options",
-                "dns-priority",
-                "route-data",
-                "routing-rules",
-                "gateway",
-                "route-metric",
-                "may-fail",
-                "forwarding",
-            ] {
-                profile.remove(s, key);
-            }
-            return;
+            return without(&ENABLED_KEYS, profile);
         }
         // -1 on one side is no opinion
         let metrics = [
@@ -730,10 +731,8 @@ impl Ip {
                 tree.remove(key);
             }
         }
-        if let Some(Value::String(id)) = tree.get_mut("dhcp-client-id") {
-            if id == "LL" {
-                "ll".clone_into(id);
-            }
+        if tree.get("dhcp-client-id").and_then(Value::as_str) == Some("LL") {
+            tree.insert("dhcp-client-id".into(), "ll".into());
         }
     }
 }
