@@ -764,6 +764,23 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_written_back_with_dhcp_off_becomes_static() {
+        let lease = "{ip: 192.0.2.9, prefix-length: 24, valid-life-time: 30sec}";
+        let others = "{ip: 192.0.2.7, prefix-length: 24, protocol: '0x19'}, {ip: 169.254.1.1, prefix-length: 16}";
+        let current = ip(&format!("{{enabled: true, dhcp: true, address: [{lease}, {others}]}}"));
+        let texts = |wish: &str| -> Vec<String> {
+            let merged = Ip::merge(&ip(wish), Some(&current));
+            merged.static_addresses().map(|a| a.ip.to_string()).collect()
+        };
+        assert_eq!(texts(&format!("{{dhcp: false, address: [{lease}]}}")), ["192.0.2.9"]);
+        assert_eq!(texts("{dhcp: false}"), ["192.0.2.9"]);
+        assert!(texts("{dhcp: false, address: []}").is_empty());
+        assert!(texts("{dhcp: true}").is_empty(), "what the server gives stays its own");
+        let named = "{dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}";
+        assert_eq!(texts(named), ["192.0.2.1"]);
+    }
+
+    #[test]
     fn faults_name_their_key() {
         let fault = |text: &str, ipv6| ip(text).validate(ipv6).unwrap_err().path;
         assert_eq!(
