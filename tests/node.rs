@@ -295,3 +295,124 @@ fn a_killed_apply_leaves_the_node_as_it_was_after_the_next_start() {
     agent.kill().expect("it is still there");
     let _ = agent.wait();
 }
+
+const PARTS: &str = "interfaces:
+- name: eth1
+  type: ethernet
+  state: up
+  wait-ip: ipv4
+  alt-names: [{name: port-seven-of-the-rack}]
+  lldp: {enabled: true}
+  mptcp: {address-flags: [subflow]}
+  dispatch: {post-activation: 'echo \"$2\" >>/run/dispatched', post-deactivation: 'echo \"$2\" >>/run/dispatched'}
+  ethtool: {feature: {tso: false, tx-checksum-ip-generic: false}}
+  ipv4: {enabled: true, dhcp: false, prefix-route-metric: 321, address: [{ip: 192.0.2.1, prefix-length: 24}]}
+hostname: {running: rack7}
+";
+
+/// Sends one LLDP frame into the node, from a switch called rack7.
+fn send_lldp(node: &Node) {
+    let frame = "import socket, struct, sys
+tlv = lambda kind, value: struct.pack('!H', kind << 9 | len(value)) + value
+mac = bytes.fromhex('000130f9ada0')
+frame = bytes.fromhex('0180c200000e') + mac + b'\\x88\\xcc' + tlv(1, b'\\x04' + mac) + tlv(2, b'\\x051/1')
+frame += tlv(3, struct.pack('!H', 120)) + tlv(5, b'rack7') + tlv(7, struct.pack('!HH', 20, 20))
+frame += tlv(127, bytes.fromhex('0080c203') + struct.pack('!HB', 488, 4) + b'v488') + tlv(0, b'')
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('w-eth1', 0x88cc))
+s.send(frame)";
+    let far = node.env("WIRE_NETNS");
+    common::must(std::process::Command::new("ip").args(["netns", "exec", &far, "python3", "-c", frame]));
+}
+
+#[test]
+fn parts_reach_kernel_files_and_dispatcher_and_go_again() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let mptcp = common::must(&mut node.command("sh", &["-c", "cat /proc/sys/net/mptcp/enabled || echo 0"]));
+    let wish = if mptcp.trim() == "1" {
+        PARTS.to_owned()
+    } else {
+        PARTS.replace("[subflow]", "[]")
+    };
+    let dispatcher = ["/usr/lib/NetworkManager/nm-dispatcher", "/usr/libexec/nm-dispatcher"];
+    let dispatcher = dispatcher.iter().find(|p| std::path::Path::new(p).exists());
+    let mut running = dispatcher.map(|path| {
+        let mut command = node.command(path, &["--persist"]);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the dispatcher starts")
+    });
+    let ok = |yaml: &str| {
+        let out = node.apply(yaml, &["--no-probes"]);
+        assert!(out.status.success(), "{}", said(&out));
+        said(&out)
+    };
+    let cat = |path: &str| common::must(&mut node.command("sh", &["-c", &format!("cat {path} 2>/dev/null; true")]));
+    let shown = || common::must(&mut node.command(NETWRIGHT, &["show", "eth1"]));
+
+    ok(&wish);
+    assert!(ok(&wish).contains("nothing to change"));
+    let link = cat("/etc/systemd/network/97-netwright-eth1.link");
+    assert!(link.contains("AlternativeName=port-seven-of-the-rack"), "{link}");
+    assert!(node.ip(&["link", "show", "port-seven-of-the-rack"]).contains("eth1"));
+    assert!(
+        node.ip(&["route"])
+            .contains("192.0.2.0/24 dev eth1 proto kernel scope link src 192.0.2.1 metric 321")
+    );
+    assert_eq!(common::must(&mut node.command("hostname", &[])).trim(), "rack7");
+    send_lldp(&node);
+    std::thread::sleep(Duration::from_millis(500));
+    let text = shown();
+    for line in [
+        "tx-tcp-segmentation: false",
+        "tx-checksum-ip-generic: false",
+        "system-name: rack7",
+        "name: v488",
+        "MAC Bridge component",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    if mptcp.trim() == "1" {
+        assert!(node.ip(&["mptcp", "endpoint"]).contains("192.0.2.1 id"));
+    }
+
+    // a name is given without a finger on the link
+    let before = node.audit();
+    ok(
+        "interfaces: [{name: port-seven-of-the-rack, alt-names: [{name: port-seven-of-the-rack, state: absent}, {name: p7}]}]",
+    );
+    let checkpoints = 3; // taken, extended, destroyed
+    assert_eq!(node.audit() - before, checkpoints);
+    assert!(!node.ip(&["link", "show", "p7"]).contains("port-seven"));
+
+    // what fails takes names, files and host name back
+    let out = node.apply(
+        "hostname: {running: other}
+interfaces:
+- {name: eth1, alt-names: [{name: p8}], dispatch: {post-activation: echo other}}
+- {name: eth2, type: ethernet, ethtool: {feature: {rx-gro: true}}, wait-ip: ipv4, ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.9, prefix-length: 24}]}, mac-address: 'ff:ff:ff:ff:ff:ff'}
+",
+        &["--no-probes"],
+    );
+    assert!(!out.status.success(), "{}", said(&out));
+    assert_eq!(common::must(&mut node.command("hostname", &[])).trim(), "rack7");
+    assert!(cat("/etc/NetworkManager/dispatcher.d/nmstate-eth1-up.sh").contains("/run/dispatched"));
+    assert!(!node.ip(&["link", "show", "eth1"]).contains("p8"));
+
+    ok("interfaces: [{name: eth1, type: ethernet, state: down}]");
+    std::thread::sleep(Duration::from_millis(500));
+    ok("interfaces: [{name: eth1, type: ethernet, state: absent}]");
+    assert_eq!(cat("/etc/systemd/network/97-netwright-eth1.link"), "");
+    assert_eq!(cat("/etc/NetworkManager/dispatcher.d/nmstate-eth1-up.sh"), "");
+    assert!(!node.ip(&["link", "show", "eth1"]).contains("altname"));
+    if let Some(child) = &mut running {
+        let ran = cat("/run/dispatched");
+        assert!(ran.contains("up") && ran.contains("down"), "{ran}");
+        let _ = child.kill();
+        let _ = child.wait();
+    } else {
+        eprintln!("SKIPPED: no nm-dispatcher on this machine, so no script ran");
+    }
+}

@@ -70,14 +70,18 @@ pub fn plan(desired: &NetworkState, seen: &Observation) -> Result<Plan, Invalid>
     plan_with(desired, seen, Options::default())
 }
 
+/// The last line of a plan that another one follows.
+const THEN: &str = "what else the document asks for is planned when these virtual functions are there";
+
 /// Decides as `options` say. Where the wish names what a card must bring first, only that is planned, and `more` follows.
 pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
     match resolve::cards_first(desired, seen) {
         None => decide(desired, seen, options),
-        Some(cards) => Ok(Plan {
-            more: true,
-            ..decide(&cards, seen, options)?
-        }),
+        Some(cards) => {
+            let mut plan = decide(&cards, seen, options)?;
+            plan.lines.push(THEN.to_owned());
+            Ok(Plan { more: true, ..plan })
+        }
     }
 }
 
@@ -119,7 +123,7 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
         .iter()
         .flat_map(|step| addresses_that_go(step, seen))
         .collect();
-    let coming_vfs = coming_vfs(&resolved, seen);
+    let coming_vfs = coming_vfs(&resolved, &steps.deactivate, seen);
     Ok(Plan {
         waves: steps.into_waves(),
         lines,
@@ -170,13 +174,23 @@ fn is_kernels_own(ip: &std::net::IpAddr) -> bool {
     ip.is_loopback() || matches!(ip, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-fn coming_vfs(resolved: &NetworkState, seen: &Observation) -> Vec<(String, u32)> {
-    let of = |wish: &Interface| {
-        let current = seen.interface(&wish.id()).filter(|_| wish.is_up());
-        let ids = current.map_or(0..0, |c| wish.kind.coming_vfs(&c.kind));
-        ids.map(|id| (wish.name().to_owned(), id)).collect::<Vec<_>>()
-    };
-    resolved.interfaces.iter().flat_map(of).collect()
+/// Virtual functions that are new after the plan: asked for, or made anew because their card goes down and up.
+fn coming_vfs(resolved: &NetworkState, deactivate: &[Step], seen: &Observation) -> Vec<(String, u32)> {
+    let mut all: Vec<(String, u32)> = vec![];
+    for wish in resolved.interfaces.iter().filter(|i| i.is_up()) {
+        let Some(current) = seen.interface(&wish.id()) else {
+            continue;
+        };
+        let asked = wish.kind.coming_vfs(&current.kind);
+        let goes_down = deactivate.iter().any(|s| s.interface() == Some(&wish.id()));
+        let sriov = seen.facts.link(wish.name()).and_then(|l| l.sriov.as_ref());
+        let again = sriov
+            .filter(|s| goes_down && s.autoprobe != Some(false))
+            .map_or(0, |s| s.count);
+        let ids = if asked.is_empty() { 0..again } else { asked };
+        all.extend(ids.map(|id| (wish.name().to_owned(), id)));
+    }
+    all
 }
 
 /// Drivers make virtual functions one by one: 64 took 22 s on one card and 300 s on another.
@@ -321,13 +335,8 @@ impl Steps {
         if id.space == Space::Kernel {
             self.node.extend(left.map(Step::Effect));
         }
-        for saved in Stock::of(id, seen).all() {
-            self.forget.push(Step::Forget {
-                iface: id.clone(),
-                uuid: saved.uuid().to_owned(),
-                path: saved.path.clone(),
-            });
-        }
+        self.forget
+            .extend(Stock::of(id, seen).all().map(|saved| forget(id, saved)));
         let active = seen.facts.is_on(id);
         let label = format!("interfaces[{}]", id.name);
         if (virtual_link || active || Stock::of(id, seen).base.is_some())
@@ -358,19 +367,12 @@ impl Steps {
         seen: &Observation,
         lines: &mut Vec<String>,
     ) {
-        let fallback;
+        let kept;
         let touched = match touched {
             Some(t) => t,
             None => {
-                let kind = seen.interface(id).map_or("ethernet", |i| i.kind.type_name());
-                fallback = Touched {
-                    wish: Interface::bare(&id.name, kind),
-                    named: false,
-                    member: Membership::Keeps,
-                    because: "keeps routes, rules or DNS".to_owned(),
-                    renewed: false,
-                };
-                &fallback
+                kept = Touched::keeper(id, seen);
+                &kept
             }
         };
         let stock = Stock::of(id, seen);
@@ -421,15 +423,10 @@ impl Steps {
                 memory_only: self.options.memory_only,
             });
         }
+        let iface = id.clone();
         let step = match reapply {
-            true => Step::Reapply {
-                iface: id.clone(),
-                uuid,
-            },
-            false => Step::Activate {
-                iface: id.clone(),
-                uuid,
-            },
+            true => Step::Reapply { iface, uuid },
+            false => Step::Activate { iface, uuid },
         };
         if running && recreate {
             self.deactivate.push(Step::Deactivate { iface: id.clone() });
@@ -437,20 +434,26 @@ impl Steps {
         let depth = topology::depth(id, graph, seen);
         self.activate.entry(depth).or_default().push(step);
         if !self.options.memory_only {
-            for other in stock.others.iter().filter(|o| o.id().as_ref() == Some(id)) {
-                self.after.push(Step::Forget {
-                    iface: id.clone(),
-                    uuid: other.uuid().to_owned(),
-                    path: other.path.clone(),
-                });
-            }
+            let others = stock.others.iter().filter(|o| o.id().as_ref() == Some(id));
+            self.after.extend(others.map(|other| forget(id, other)));
         }
     }
 }
 
+fn forget(id: &Id, saved: &SavedProfile) -> Step {
+    Step::Forget {
+        iface: id.clone(),
+        uuid: saved.uuid().to_owned(),
+        path: saved.path.clone(),
+    }
+}
+
+/// Something of the old profile would stay on a live device.
 fn stale(stock: &Stock<'_>, profile: &Profile) -> bool {
-    let left_behind = |b: &SavedProfile| profiles::leaves_routes_behind(&b.profile, profile);
-    stock.base.is_some_and(left_behind)
+    let stays = |b: &SavedProfile| {
+        profiles::leaves_routes_behind(&b.profile, profile) || profiles::takes_vf_settings_back(&b.profile, profile)
+    };
+    stock.base.is_some_and(stays)
 }
 
 /// Keys that a live device cannot take by Reapply: who it is, whose port, and what NetworkManager only looks at when it activates.
@@ -575,6 +578,18 @@ fn describe(
 }
 
 impl Touched {
+    /// An interface that only keeps what is node-wide.
+    fn keeper(id: &Id, seen: &Observation) -> Self {
+        let kind = seen.interface(id).map_or("ethernet", |i| i.kind.type_name());
+        Touched {
+            wish: Interface::bare(&id.name, kind),
+            named: false,
+            member: Membership::Keeps,
+            renewed: false,
+            because: "keeps routes, rules or DNS".to_owned(),
+        }
+    }
+
     /// The change cannot be made on the live link.
     fn recreates(&self, seen: &Observation) -> bool {
         let current = seen.interface(&self.wish.id());

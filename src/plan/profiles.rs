@@ -345,6 +345,14 @@ pub fn leaves_routes_behind(old: &Profile, new: &Profile) -> bool {
     })
 }
 
+/// Settings of virtual functions are taken back. NetworkManager can only write them, so the functions must be made anew.
+pub fn takes_vf_settings_back(old: &Profile, new: &Profile) -> bool {
+    let more_than_a_number = |vf: &Dict| vf.len() > 1;
+    old.dicts("sriov", "vfs").iter().any(more_than_a_number)
+        && new.dicts("sriov", "vfs").is_empty()
+        && new.int("sriov", "total-vfs").is_some_and(|total| total > 0)
+}
+
 /// Keys in which two profiles differ, as `setting.key`. What NetworkManager leaves out because it is the default counts as equal.
 pub fn differing_keys(old: &Profile, new: &Profile) -> Vec<String> {
     let settings: BTreeSet<&String> = old.settings.keys().chain(new.settings.keys()).collect();

@@ -114,46 +114,7 @@ fn no_virtual_function(name: &str, seen: &Observation) -> Option<String> {
 }
 
 fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid> {
-    let mut found = wish.clone();
-    match wish.base.identifier.unwrap_or_default() {
-        // a VPN is known by the name of its profile
-        Identifier::Name if wish.kind.space() == Space::Vpn => {}
-        Identifier::Name => found.base.name = kernel_name(&wish.base.name, seen).to_owned(),
-        Identifier::MacAddress => {
-            let wanted = wish.base.mac_address.as_deref().and_then(scalar::mac);
-            let holder = |burned_in: bool| {
-                seen.facts.links.iter().find(|l| {
-                    let mac = if burned_in { &l.permanent_mac } else { &l.mac };
-                    mac.is_some() && *mac == wanted
-                })
-            };
-            let Some(link) = holder(true).or_else(|| holder(false)) else {
-                return Err(Invalid::new(
-                    "mac-address",
-                    format!("no interface has the MAC address {}", wanted.unwrap_or_default()),
-                ));
-            };
-            found.base.profile_name.get_or_insert(wish.base.name.clone());
-            found.base.name.clone_from(&link.name);
-        }
-        Identifier::PciAddress => {
-            let wanted = wish.base.pci_address.as_deref().and_then(iface::pci);
-            let Some(link) = seen
-                .facts
-                .links
-                .iter()
-                .find(|l| wanted.is_some() && l.pci_address == wanted)
-            else {
-                return Err(Invalid::new(
-                    "pci-address",
-                    format!("no interface has the PCI address {}", wanted.unwrap_or_default()),
-                ));
-            };
-            found.base.profile_name.get_or_insert(wish.base.name.clone());
-            found.base.name.clone_from(&link.name);
-            found.base.pci_address = wanted;
-        }
-    }
+    let mut found = identified(wish, seen)?;
     if let Some(why) = no_virtual_function(&found.base.name, seen) {
         return Err(Invalid::new("name", why));
     }
@@ -167,27 +128,7 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
         return Err(Invalid::new("name", why));
     }
     if found.is_absent() {
-        // what goes away has no properties
-        let Base {
-            name,
-            identifier,
-            mac_address,
-            pci_address,
-            state,
-            ..
-        } = found.base;
-        let bare = Interface::bare(&name, found.kind.type_name());
-        return Ok(Interface {
-            base: Base {
-                name,
-                identifier,
-                mac_address,
-                pci_address,
-                state,
-                ..Base::default()
-            },
-            ..bare
-        });
+        return Ok(without_properties(found));
     }
     strip_read_only(&mut found.base);
     let profile = Stock::of(&found.id(), seen).base.map(|b| &b.profile);
@@ -212,6 +153,68 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
         *mac = scalar::mac(mac).unwrap_or_default();
     }
     Ok(found)
+}
+
+/// The wish by its kernel name: looked up by name, MAC or PCI address. Found by an address, its own name is the profile's.
+fn identified(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid> {
+    let mut found = wish.clone();
+    let links = &seen.facts.links;
+    let nobody = |key: &str, what: &str, wanted: Option<String>| {
+        let wanted = wanted.unwrap_or_default();
+        Invalid::new(key, format!("no interface has the {what} address {wanted}"))
+    };
+    let link = match wish.base.identifier.unwrap_or_default() {
+        // a VPN is known by the name of its profile
+        Identifier::Name if wish.kind.space() == Space::Vpn => return Ok(found),
+        Identifier::Name => {
+            found.base.name = kernel_name(&wish.base.name, seen).to_owned();
+            return Ok(found);
+        }
+        Identifier::MacAddress => {
+            let wanted = wish.base.mac_address.as_deref().and_then(scalar::mac);
+            let holder = |burned_in: bool| {
+                links.iter().find(|l| {
+                    let mac = if burned_in { &l.permanent_mac } else { &l.mac };
+                    mac.is_some() && *mac == wanted
+                })
+            };
+            let found = holder(true).or_else(|| holder(false));
+            found.ok_or_else(|| nobody("mac-address", "MAC", wanted))?
+        }
+        Identifier::PciAddress => {
+            let wanted = wish.base.pci_address.as_deref().and_then(iface::pci);
+            found.base.pci_address.clone_from(&wanted);
+            let holder = links.iter().find(|l| wanted.is_some() && l.pci_address == wanted);
+            holder.ok_or_else(|| nobody("pci-address", "PCI", wanted))?
+        }
+    };
+    found.base.profile_name.get_or_insert(wish.base.name.clone());
+    found.base.name.clone_from(&link.name);
+    Ok(found)
+}
+
+/// What goes away has no properties.
+fn without_properties(found: Interface) -> Interface {
+    let Base {
+        name,
+        identifier,
+        mac_address,
+        pci_address,
+        state,
+        ..
+    } = found.base;
+    let bare = Interface::bare(&name, found.kind.type_name());
+    Interface {
+        base: Base {
+            name,
+            identifier,
+            mac_address,
+            pci_address,
+            state,
+            ..Base::default()
+        },
+        ..bare
+    }
 }
 
 /// What the wish is about as it is now. A name without a type must mean one interface.

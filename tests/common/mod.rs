@@ -109,6 +109,13 @@ impl Node {
         log.lines().filter(|l| l.contains("audit: op=")).count()
     }
 
+    /// A variable of the bed.
+    pub fn env(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.bed().join("env")).unwrap_or_default();
+        let mut lines = text.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+        lines.next().unwrap_or_default().to_owned()
+    }
+
     /// Another verb of `node.sh`.
     pub fn bed_verb(&self, verb: &str, args: &[&str]) {
         must(Command::new(script("node.sh")).arg(verb).arg(self.bed()).args(args));

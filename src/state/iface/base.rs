@@ -286,6 +286,18 @@ impl Base {
         }
     }
 
+    fn describe(text: &str, profile: &mut Profile) {
+        let mut data = match profile.get("user", "data") {
+            Some(Value::StrMap(map)) => map.clone(),
+            _ => Default::default(),
+        };
+        match text {
+            "" => data.remove(Self::DESCRIPTION),
+            text => data.insert(Self::DESCRIPTION.to_owned(), text.to_owned()),
+        };
+        profile.put("user", "data", data);
+    }
+
     /// By what a profile finds its device.
     fn identifier(profile: &Profile) -> Identifier {
         match profile.str("connection", "interface-name") {
@@ -331,15 +343,7 @@ impl Base {
             profile.put("connection", "id", name.clone());
         }
         if let Some(text) = description {
-            let mut data = match profile.get("user", "data") {
-                Some(Value::StrMap(map)) => map.clone(),
-                _ => Default::default(),
-            };
-            match text.as_str() {
-                "" => data.remove(Self::DESCRIPTION),
-                text => data.insert(Self::DESCRIPTION.to_owned(), text.to_owned()),
-            };
-            profile.put("user", "data", data);
+            Self::describe(text, profile);
         }
         if let Some(wait) = wait_ip {
             profile.put("ipv4", "may-fail", !wait.needs(false));

@@ -158,11 +158,6 @@ impl Kind for Ethernet {
         Section::sriov(&self.ethernet).map_or(0..0, |wish| wish.coming(now))
     }
 
-    fn must_recreate(&self, current: &Self) -> bool {
-        let now = Section::sriov(&current.ethernet);
-        Section::sriov(&self.ethernet).is_some_and(|wish| wish.must_recreate(now))
-    }
-
     fn to_link(profile: &Profile, link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {
         Sriov::to_link(profile, link);
     }

@@ -204,6 +204,37 @@ fn is_link_local(ip: &IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
+/// Keys of NetworkManager that mean nothing where no server or router is asked.
+const AUTO_KEYS: [&str; 13] = [
+    "ignore-auto-dns",
+    "ignore-auto-routes",
+    "never-default",
+    "route-table",
+    "dhcp-client-id",
+    "dhcp-duid",
+    "dhcp-iaid",
+    "dhcp-timeout",
+    "dhcp-send-hostname",
+    "dhcp-hostname",
+    "dhcp-fqdn",
+    "ra-timeout",
+    "token",
+];
+/// Keys that mean nothing where the family is off.
+const ENABLED_KEYS: [&str; 11] = [
+    "dns",
+    "dns-data",
+    "dns-search",
+    "dns-options",
+    "dns-priority",
+    "route-data",
+    "routing-rules",
+    "gateway",
+    "route-metric",
+    "may-fail",
+    "forwarding",
+];
+
 /// `IFA_PROTO` as a number: `25` or `0x19`.
 fn is_protocol(text: &str) -> bool {
     let number = match text.strip_prefix("0x") {
@@ -562,42 +593,12 @@ impl Ip {
             true => profile.remove(s, "address-data"),
             false => profile.put(s, "address-data", addresses),
         }
+        let without = |keys: &[&str], profile: &mut Profile| keys.iter().for_each(|key| profile.remove(s, key));
         if !self.is_auto() {
-            for key in [
-                "ignore-auto-dns",
-                "ignore-auto-routes",
-                "never-default",
-                "route-table",
-                "dhcp-client-id",
-                "dhcp-duid",
-                "dhcp-iaid",
-                "dhcp-timeout",
-                "dhcp-send-hostname",
-                "dhcp-hostname",
-                "dhcp-fqdn",
-                "ra-timeout",
-                "token",
-            ] {
-                profile.remove(s, key);
-            }
+            without(&AUTO_KEYS, profile);
         }
         if method == "disabled" {
-            for key in [
-                "dns",
-                "dns-data",
-                "dns-search",
-                "dns-options",
-                "dns-priority",
-                "route-data",
-                "routing-rules",
-                "gateway",
-                "route-metric",
-                "may-fail",
-                "forwarding",
-            ] {
-                profile.remove(s, key);
-            }
-            return;
+            return without(&ENABLED_KEYS, profile);
         }
         // -1 on one side is no opinion
         let metrics = [
@@ -742,10 +743,8 @@ impl Ip {
                 tree.remove(key);
             }
         }
-        if let Some(Value::String(id)) = tree.get_mut("dhcp-client-id") {
-            if id == "LL" {
-                "ll".clone_into(id);
-            }
+        if tree.get("dhcp-client-id").and_then(Value::as_str) == Some("LL") {
+            tree.insert("dhcp-client-id".into(), "ll".into());
         }
     }
 }
@@ -774,6 +773,23 @@ mod tests {
         let mut profile = Profile::default();
         merged.to_profile(false, &mut profile);
         assert_eq!(profile.str("ipv4", "method"), Some("manual"));
+    }
+
+    #[test]
+    fn a_lease_written_back_with_dhcp_off_becomes_static() {
+        let lease = "{ip: 192.0.2.9, prefix-length: 24, valid-life-time: 30sec}";
+        let others = "{ip: 192.0.2.7, prefix-length: 24, protocol: '0x19'}, {ip: 169.254.1.1, prefix-length: 16}";
+        let current = ip(&format!("{{enabled: true, dhcp: true, address: [{lease}, {others}]}}"));
+        let texts = |wish: &str| -> Vec<String> {
+            let merged = Ip::merge(&ip(wish), Some(&current));
+            merged.static_addresses().map(|a| a.ip.to_string()).collect()
+        };
+        assert_eq!(texts(&format!("{{dhcp: false, address: [{lease}]}}")), ["192.0.2.9"]);
+        assert_eq!(texts("{dhcp: false}"), ["192.0.2.9"]);
+        assert!(texts("{dhcp: false, address: []}").is_empty());
+        assert!(texts("{dhcp: true}").is_empty(), "what the server gives stays its own");
+        let named = "{dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}";
+        assert_eq!(texts(named), ["192.0.2.1"]);
     }
 
     #[test]

@@ -166,29 +166,6 @@ impl Vf {
         }
     }
 
-    /// Nothing was set on it by anybody.
-    fn is_plain(&self) -> bool {
-        let Vf {
-            id: _,
-            iface_name: _,
-            mac_address,
-            spoof_check,
-            trust,
-            min_tx_rate,
-            max_tx_rate,
-            vlan_id,
-            qos,
-            vlan_proto: _,
-        } = self;
-        let zero = |n: &Option<u32>| n.unwrap_or(0) == 0;
-        mac_address
-            .as_deref()
-            .is_none_or(|m| m.bytes().all(|b| matches!(b, b'0' | b':')))
-            && spoof_check.unwrap_or(true)
-            && !trust.unwrap_or(false)
-            && [min_tx_rate, max_tx_rate, vlan_id, qos].into_iter().all(zero)
-    }
-
     /// Writes an entry of NetworkManager's `sriov.vfs` over the one there is.
     fn to_nm(&self, entry: &mut Dict) {
         let Vf {
@@ -342,12 +319,6 @@ impl Sriov {
             _ if wanted != now => 0..wanted,
             _ => 0..0,
         }
-    }
-
-    /// Settings are only taken back by making the virtual functions anew.
-    pub fn must_recreate(&self, current: Option<&Sriov>) -> bool {
-        let set = |now: &Sriov| now.vfs.iter().flatten().any(|vf| !vf.is_plain());
-        self.vfs.as_ref().is_some_and(Vec::is_empty) && current.is_some_and(set)
     }
 
     /// Writes `sriov`.
