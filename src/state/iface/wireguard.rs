@@ -277,7 +277,16 @@ impl Kind for Wireguard {
             profile.put("wireguard", "peer-routes", *on);
         }
         if let Some(peers) = peers {
-            profile.put("wireguard", "peers", peers.iter().map(Peer::to_nm).collect::<Vec<_>>());
+            let known: Vec<Peer> = profile.dicts("wireguard", "peers").iter().map(Peer::from_nm).collect();
+            let place = |p: &&Peer| known.iter().position(|k| k.public_key == p.public_key);
+            // their order means nothing: as it was, new ones last
+            let mut peers: Vec<&Peer> = peers.iter().collect();
+            peers.sort_by_key(|p| place(p).unwrap_or(usize::MAX));
+            profile.put(
+                "wireguard",
+                "peers",
+                peers.into_iter().map(Peer::to_nm).collect::<Vec<_>>(),
+            );
         }
     }
 
