@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{NETWRIGHT, Node, may_run, said};
+use netwright::host::Observation;
 use netwright::host::fake::FakeHost;
 use netwright::plan::plan;
 use netwright::probe::Prober;
@@ -40,6 +41,7 @@ const ALL: [&str; 9] = [
 fn wish(cak: &str, shared: &str) -> String {
     format!(
         "interfaces:
+- {{name: eth2, type: ethernet}}
 - {{name: m0, type: macsec, macsec: {{base-iface: eth2, mka-cak: {cak}, mka-ckn: f2b4}}}}
 - {{name: wg0, type: wireguard, wireguard: {{private-key: {KEY}, peers: [{{public-key: {PEER}, preshared-key: {shared}}}]}}}}
 - {{name: vpn0, type: ipsec, libreswan: {{right: 192.0.2.7, psk: {PSK}}}}}
@@ -95,8 +97,8 @@ fn a_published_document_is_hidden_even_where_it_is_wrong() {
     NetworkState::hide_secrets_in(&mut policy);
     silent("a document", &json.to_string());
     silent("an enactment", &policy.to_string());
-    assert_eq!(json["interfaces"][0]["macsec"]["mka-ckn"], "f2b4");
-    assert_eq!(json["interfaces"][3]["802.1x"]["password"], HIDDEN);
+    assert_eq!(json["interfaces"][1]["macsec"]["mka-ckn"], "f2b4");
+    assert_eq!(json["interfaces"][4]["802.1x"]["password"], HIDDEN);
 }
 
 #[test]
@@ -254,6 +256,18 @@ fn a_stored_profile_with_its_keys_is_put_back_when_its_link_cannot_be_made() {
     );
     let left = std::fs::read_to_string(&file).expect("it is kept");
     assert!(left.contains("right=192.0.2.252") && left.contains(PSK), "{left}");
+}
+
+#[test]
+fn a_printed_state_can_be_planned_against() {
+    let mut printed = state(&wish(CAK, SHARED));
+    printed.hide_secrets();
+    let seen = Observation::from_document(&printed);
+    let lines = plan(&printed, &seen).expect("a plan").lines;
+    assert!(!lines.iter().any(|l| l.contains(HIDDEN)), "{lines:?}");
+    let lines = plan(&state(&wish(OTHER_CAK, SHARED)), &seen).expect("a plan").lines;
+    let told = format!("interfaces[m0].macsec.mka-cak: another → {HIDDEN}");
+    assert!(lines.contains(&told), "{lines:?}");
 }
 
 #[test]
