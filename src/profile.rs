@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fmt;
 
 /// One settings value. The variant decides the D-Bus signature.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,11 +52,47 @@ impl From<&str> for Value {
     }
 }
 
-/// A NetworkManager connection profile (`a{sa{sv}}`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A NetworkManager connection profile (`a{sa{sv}}`). Its `Debug` form leaves secrets out.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Profile {
     /// setting name → key → value
     pub settings: BTreeMap<String, Dict>,
+}
+
+/// Keys of secrets, in whichever setting.
+const SECRETS: [&str; 6] = [
+    "mka-cak",
+    "password",
+    "preshared-key",
+    "private-key",
+    "private-key-password",
+    "secrets",
+];
+
+/// A dictionary without the values of secrets.
+struct Told<'a>(&'a Dict);
+
+impl fmt::Debug for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for (key, value) in self.0 {
+            match value {
+                _ if SECRETS.contains(&key.as_str()) => map.entry(key, &"…"),
+                Value::Dict(d) => map.entry(key, &Told(d)),
+                Value::Dicts(list) => map.entry(key, &list.iter().map(Told).collect::<Vec<_>>()),
+                value => map.entry(key, value),
+            };
+        }
+        map.finish()
+    }
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.settings.iter().map(|(name, keys)| (name, Told(keys))))
+            .finish()
+    }
 }
 
 impl Profile {
@@ -177,5 +214,56 @@ impl Profile {
             Some(Value::Dicts(v)) => v,
             _ => &[],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(key: &str, more: &[(&str, &str)]) -> Dict {
+        let entries = [("public-key", key)].into_iter().chain(more.iter().copied());
+        entries.map(|(k, v)| (k.to_owned(), v.into())).collect()
+    }
+
+    #[test]
+    fn secrets_join_the_peers_they_belong_to() {
+        let mut p = Profile::default();
+        p.put("wireguard", "listen-port", 5u32);
+        p.put(
+            "wireguard",
+            "peers",
+            vec![peer("a", &[("endpoint", "x:1")]), peer("b", &[])],
+        );
+        let mut secrets = Profile::default();
+        secrets.put("wireguard", "private-key", "own");
+        secrets.put(
+            "wireguard",
+            "peers",
+            vec![peer("b", &[("preshared-key", "hush")]), peer("c", &[])],
+        );
+        p.add_secrets(secrets);
+        assert_eq!(p.str("wireguard", "private-key"), Some("own"));
+        let want = [
+            peer("a", &[("endpoint", "x:1")]),
+            peer("b", &[("preshared-key", "hush")]),
+        ];
+        assert_eq!(p.dicts("wireguard", "peers"), want);
+    }
+
+    #[test]
+    fn secrets_are_not_told_to_the_log() {
+        let mut p = Profile::default();
+        p.put("wireguard", "private-key", "hush1");
+        p.put("wireguard", "peers", vec![peer("a", &[("preshared-key", "hush2")])]);
+        p.put(
+            "vpn",
+            "secrets",
+            BTreeMap::from([("pskvalue".to_owned(), "hush3".to_owned())]),
+        );
+        p.put("802-1x", "password", "hush4");
+        p.put("macsec", "mka-cak", "hush5");
+        let told = format!("{p:?}");
+        assert!(told.contains("public-key") && !told.contains("hush"), "{told}");
     }
 }

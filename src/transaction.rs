@@ -341,16 +341,17 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         let mut missing = verify::verify(&plan.expect, &seen);
         missing.extend(verify::coming(&plan.coming_vfs, &seen.facts));
         let quiet = last_change.elapsed();
-        if missing.is_empty() && (at_rest(plan, &seen.facts) || quiet >= LINGER || begin.elapsed() >= VERIFY_LIMIT) {
+        let late = begin.elapsed() >= VERIFY_LIMIT;
+        let unheard = unheard(plan, &seen.facts);
+        if missing.is_empty() && unheard.is_empty() && (at_rest(plan, &seen.facts) || quiet >= LINGER || late) {
             return Ok(());
         }
         let patience = VERIFY.max(plan.patience);
-        if quiet >= patience || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
-            let shown: Vec<String> = missing
+        if (quiet >= patience && unheard.is_empty()) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
+            let differences = missing
                 .iter()
-                .take(3)
-                .map(|d| format!("{} is {}, not {}", d.path, d.current, d.desired))
-                .collect();
+                .map(|d| format!("{} is {}, not {}", d.path, d.current, d.desired));
+            let shown: Vec<String> = unheard.into_iter().chain(differences).take(3).collect();
             let more = if missing.len() > 3 {
                 format!(" and {} more", missing.len() - 3)
             } else {
@@ -370,6 +371,28 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             last_change = Instant::now();
         }
     }
+}
+
+/// What waits for an answer from outside, which may be silent for long: a VPN that comes up (NM_ACTIVE_CONNECTION_STATE_ACTIVATING), a card
+/// that proves who it is to its switch (NM_DEVICE_STATE_PREPARE to NEED_AUTH, with 802.1X in its profile).
+fn unheard(plan: &Plan, facts: &Facts) -> Vec<String> {
+    let touched = |name: &str| plan.touched.iter().any(|t| t == name);
+    let proves = |name: &str| {
+        let profile = facts.own_profile(name);
+        profile.is_some_and(|p| p.settings.contains_key("802-1x"))
+    };
+    let vpns = facts.vpns.iter().filter(|a| a.state == 1);
+    let vpns = vpns.filter_map(|a| Some(facts.profile(&a.uuid)?.id()?.name));
+    let cards = facts.devices.iter().filter(|d| (40..70).contains(&d.state));
+    let cards = cards.map(|d| &d.interface).filter(|name| proves(name));
+    vpns.filter(|name| touched(name))
+        .map(|name| format!("{name} has no answer from its other end yet"))
+        .chain(
+            cards
+                .filter(|name| touched(name))
+                .map(|name| format!("{name} has no answer from its switch yet")),
+        )
+        .collect()
 }
 
 /// Nothing of the old state answers for the new one: no touched device is on its way up or down, and every address that goes is gone.

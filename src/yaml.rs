@@ -11,6 +11,8 @@ pub const MAX_BYTES: usize = 4 << 20;
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         legacy_octal_numbers: true,
+        // line and column are enough: the lines around may hold a password, and the fault is published
+        with_snippet: false,
         merge_keys: serde_saphyr::MergeKeyPolicy::Merge,
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
         budget: serde_saphyr::budget! { max_nodes: 1_000_000, max_events: 5_000_000, max_aliases: 1_000 },
@@ -62,6 +64,12 @@ mod tests {
     fn refuses_duplicate_keys_and_huge_texts() {
         assert!(read("a: 1\na: 2\n").unwrap_err().to_string().contains("line 2"));
         assert!(read(&"#".repeat(MAX_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn a_fault_does_not_quote_the_text() {
+        let fault = read("a:\n- b: {password: hush\n  c: [\n").unwrap_err().to_string();
+        assert!(fault.contains("line ") && !fault.contains("hush"), "{fault}");
     }
 
     #[test]

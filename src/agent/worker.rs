@@ -667,5 +667,7 @@ pub fn render(
     }
     let state = NetworkState::from_json(json.clone()).map_err(|e| e.under("spec.desiredState"))?;
     let captured = (!captured.is_empty()).then(|| captured.to_json());
+    // whoever may read enactments need not know the keys
+    NetworkState::hide_secrets_in(&mut json);
     Ok(Rendered { json, state, captured })
 }

@@ -9,9 +9,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
+use crate::facts::SavedProfile;
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
+use crate::plan::profiles::differing_keys;
 use crate::plan::topology;
 use crate::scalar::Id;
 use crate::transaction::Phase;
@@ -264,6 +266,31 @@ impl LiveHost {
         revived.map(|()| lost.values().map(Vec::len).sum())
     }
 
+    /// The checkpoint brings back the profiles of devices that were up. Changes to others (a VPN, a link that was down) are put back by us:
+    /// from memory, as the journal must not hold secrets.
+    async fn put_back_profiles(&self, before: &Observation) -> Result<(), HostError> {
+        let now = self.observe().await?.facts;
+        // NM_SETTINGS_CONNECTION_FLAG_*: 2 generated, 4 volatile, 8 external
+        for saved in before.facts.profiles.iter().filter(|p| p.flags & 0xe == 0) {
+            let left = now.profile(saved.uuid());
+            if left.is_some_and(|p| differing_keys(&p.profile, &saved.profile).is_empty()) {
+                continue;
+            }
+            let label = saved.id().map_or_else(|| saved.uuid().to_owned(), |id| id.name);
+            let path = left.map(|p| p.path.as_str());
+            let path = self.nm.save(&label, &saved.profile, path, !saved.persistent()).await?;
+            self.known().profiles.insert(saved.uuid().to_owned(), path);
+        }
+        for vpn in before.facts.vpns.iter().filter(|a| a.state == 2) {
+            if !now.vpns.iter().any(|a| a.uuid == vpn.uuid)
+                && let Some(id) = before.facts.profile(&vpn.uuid).and_then(SavedProfile::id)
+            {
+                self.activate(&id, &vpn.uuid).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
     async fn rest(&self) {
         let begin = Instant::now();
@@ -383,17 +410,23 @@ impl Host for LiveHost {
         } else {
             Ok(())
         };
-        let Undo { before, effects, .. } = std::mem::take(&mut *self.undo());
+        // kept until all is done: the transaction tries a rollback that failed again
+        let (before, effects) = {
+            let undo = self.undo();
+            (undo.before.clone(), undo.effects.clone())
+        };
         let mut undone = Ok(());
         for effect in effects.iter().rev() {
             undone = undone.and(self.bring_about(effect).await);
         }
-        let revived = self.revive(&before).await;
         undone?;
+        self.put_back_profiles(&before).await?;
+        let revived = self.revive(&before).await;
         // where any were lost, it was these that NetworkManager could not restore
         if revived? == 0 {
             restored?;
         }
+        *self.undo() = Undo::default();
         self.rest().await;
         if let Some(journal) = &self.journal {
             journal.clear();

@@ -305,11 +305,12 @@ impl NetworkManager {
             .await?
             .activate_connection(&path(connection)?, &device, &root)
             .await;
-        done.map(|_| ()).map_err(|e| match missing_plugin(&e) {
-            Some(plugin) => HostError::Other(format!(
-                "activating the profile of {label}: the {plugin} plug-in of NetworkManager is missing: install NetworkManager-{plugin}"
-            )),
-            None => failed(format!("activating the profile of {label}"))(e),
+        done.map(|_| ()).map_err(|e| {
+            let tried = format!("activating the profile of {label}");
+            match vpn_fault(&e) {
+                Some(why) => HostError::Other(format!("{tried}: {why}")),
+                None => failed(tried)(e),
+            }
         })
     }
 
@@ -378,15 +379,21 @@ impl NetworkManager {
     }
 }
 
-/// The VPN plug-in without which NetworkManager refuses to activate (`NM_VPN_PLUGIN_ERROR`, `The VPN service '…' was not installed.`).
-fn missing_plugin(e: &zbus::Error) -> Option<String> {
+/// What NetworkManager means when it refuses to activate a VPN (its error texts are not translated on D-Bus).
+fn vpn_fault(e: &zbus::Error) -> Option<String> {
     let text = e.to_string();
+    if text.contains("Could not find source connection") {
+        return Some("no connection is active over which the VPN could run".to_owned());
+    }
     let service = text
         .split_once("The VPN service '")?
         .1
         .split_once("' was not installed")?
         .0;
-    Some(service.rsplit('.').next().unwrap_or(service).to_owned())
+    let plugin = service.rsplit('.').next().unwrap_or(service);
+    Some(format!(
+        "the {plugin} plug-in of NetworkManager is missing: install NetworkManager-{plugin}"
+    ))
 }
 
 /// What we wanted away is away.

@@ -44,7 +44,7 @@ pub fn replace(tree: &mut Value, path: &str, value: &Value) {
 }
 
 /// Where `placeholder` stands at `path` in `tree`, puts what `stored` has at the same place; items of lists are matched as the path says.
-/// The place where nothing is stored is the error.
+/// The place where nothing is stored is the error. (Of a node that is known from a document only, the placeholder is all that is stored.)
 pub fn restore(tree: &mut Value, stored: &Value, path: &str, placeholder: &str) -> Result<(), String> {
     let (key, id, rest) = step(path);
     let Some(slot) = tree.get_mut(key) else { return Ok(()) };
@@ -66,7 +66,7 @@ pub fn restore(tree: &mut Value, stored: &Value, path: &str, placeholder: &str) 
             Ok(())
         }
         (below, Some(rest)) => restore(below, stored, rest, placeholder).map_err(at),
-        (slot, None) if slot.as_str() == Some(placeholder) => match stored.as_str().filter(|s| *s != placeholder) {
+        (slot, None) if slot.as_str() == Some(placeholder) => match stored.as_str() {
             Some(_) => {
                 *slot = stored.clone();
                 Ok(())

@@ -3,7 +3,7 @@
 use netlink_packet_route::link::{InfoData, InfoMacSec, MacSecOffload, MacSecValidate};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Kind, differs};
+use super::{Context, Kind, differs, told};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
@@ -138,7 +138,7 @@ impl Section {
             (None, Some(_)) if new => return Err(Invalid::new("macsec.mka-cak", "mka-ckn needs mka-cak as well")),
             _ => {}
         }
-        if let Some(Secret(cak)) = &self.mka_cak
+        if let Some(cak) = told(&self.mka_cak)
             && (cak.len() != 32 || !hex(cak))
         {
             return Err(Invalid::new("macsec.mka-cak", "the key must be 32 hexadecimal digits"));

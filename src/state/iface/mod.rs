@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
-use crate::scalar::{Id, Space};
+use crate::scalar::{Id, Secret, Space};
 
 mod base;
 pub mod bond;
@@ -768,6 +768,11 @@ fn unknown_key(key: &str, type_name: &str, sections: &[&str]) -> String {
         Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),
         None => format!("unknown key '{key}' in an interface of type {type_name}"),
     }
+}
+
+/// A secret that is really known: not the placeholder, as in a state that was printed.
+pub(crate) fn told(secret: &Option<Secret>) -> Option<&str> {
+    secret.as_ref().map(|s| s.0.as_str()).filter(|s| *s != HIDDEN)
 }
 
 /// Something else is asked for than there is.

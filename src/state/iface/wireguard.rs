@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Context, Kind};
+use super::{Context, Kind, told};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Dict, Profile};
@@ -117,7 +117,7 @@ impl Peer {
         if !is_key(&self.public_key) {
             return Err(Invalid::new("public-key", not_a_key));
         }
-        if self.preshared_key.as_ref().is_some_and(|k| !is_key(&k.0)) {
+        if told(&self.preshared_key).is_some_and(|k| !is_key(k)) {
             return Err(Invalid::new("preshared-key", not_a_key));
         }
         if let Some(wrong) = self.endpoint.as_ref().filter(|e| bad_endpoint(e)) {
@@ -224,20 +224,13 @@ impl Kind for Wireguard {
     fn validate(&self, cx: &Context<'_>) -> Result<(), Invalid> {
         let none = Section::default();
         let s = self.wireguard.as_ref().unwrap_or(&none);
-        match &s.private_key {
-            None if cx.new => {
-                return Err(Invalid::new(
-                    "wireguard.private-key",
-                    "a new WireGuard interface needs its key",
-                ));
-            }
-            Some(key) if !is_key(&key.0) => {
-                return Err(Invalid::new(
-                    "wireguard.private-key",
-                    "it must be a key: base64 of 32 bytes",
-                ));
-            }
-            _ => {}
+        if cx.new && s.private_key.is_none() {
+            let why = "a new WireGuard interface needs its key";
+            return Err(Invalid::new("wireguard.private-key", why));
+        }
+        if told(&s.private_key).is_some_and(|k| !is_key(k)) {
+            let why = "it must be a key: base64 of 32 bytes";
+            return Err(Invalid::new("wireguard.private-key", why));
         }
         let mut known = BTreeSet::new();
         for (i, peer) in s.peers.iter().flatten().enumerate() {
@@ -277,7 +270,16 @@ impl Kind for Wireguard {
             profile.put("wireguard", "peer-routes", *on);
         }
         if let Some(peers) = peers {
-            profile.put("wireguard", "peers", peers.iter().map(Peer::to_nm).collect::<Vec<_>>());
+            let known: Vec<Peer> = profile.dicts("wireguard", "peers").iter().map(Peer::from_nm).collect();
+            let place = |p: &&Peer| known.iter().position(|k| k.public_key == p.public_key);
+            // their order means nothing: as it was, new ones last
+            let mut peers: Vec<&Peer> = peers.iter().collect();
+            peers.sort_by_key(|p| place(p).unwrap_or(usize::MAX));
+            profile.put(
+                "wireguard",
+                "peers",
+                peers.into_iter().map(Peer::to_nm).collect::<Vec<_>>(),
+            );
         }
     }
 

@@ -1,9 +1,7 @@
 //! `type: ip-tunnel`: packets inside packets, from one address to another. Section `ip-tunnel`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use netlink_packet_route::IpProtocol;
-use netlink_packet_route::link::{GreIOFlags, InfoData, InfoGre, InfoGre6, InfoIpTunnel, InfoVti, Ip6TunnelFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,6 +10,10 @@ use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
 use crate::scalar;
+
+mod kernel;
+
+use kernel::{Raw, data_of};
 
 /// Packets inside packets.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -225,137 +227,6 @@ impl Mode {
 
     fn carries_ethernet(self) -> bool {
         matches!(self, Mode::Gretap | Mode::Ip6gretap)
-    }
-}
-
-/// Numbers that several kinds of links spell each in their own way.
-#[derive(Debug, Default)]
-struct Raw {
-    link: u32,
-    local: Option<IpAddr>,
-    remote: Option<IpAddr>,
-    ttl: Option<u8>,
-    tos: Option<u8>,
-    flow: Option<u32>,
-    fwmark: Option<u32>,
-    encap_limit: Option<u8>,
-    pmtu_disc: Option<bool>,
-    flags: Option<u32>,
-    protocol: Option<IpProtocol>,
-    keys: [Option<u32>; 2],
-    keyed: [bool; 2],
-}
-
-impl Raw {
-    fn of(data: &InfoData) -> Self {
-        let mut raw = Raw::default();
-        match data {
-            InfoData::IpTunnel(infos) => infos.iter().for_each(|i| raw.tunnel(i)),
-            InfoData::GreTun(infos) | InfoData::GreTap(infos) => infos.iter().for_each(|i| raw.gre(i)),
-            InfoData::GreTun6(infos) | InfoData::GreTap6(infos) => infos.iter().for_each(|i| raw.gre6(i)),
-            InfoData::Vti(infos) => infos.iter().for_each(|i| raw.vti(i)),
-            _ => {}
-        }
-        raw
-    }
-
-    fn tunnel(&mut self, info: &InfoIpTunnel) {
-        match info {
-            InfoIpTunnel::Link(v) => self.link = *v,
-            InfoIpTunnel::Local(ip) => self.local = Some(*ip),
-            InfoIpTunnel::Remote(ip) => self.remote = Some(*ip),
-            InfoIpTunnel::Ttl(v) => self.ttl = Some(*v),
-            InfoIpTunnel::Tos(v) => self.tos = Some(*v),
-            InfoIpTunnel::FlowInfo(v) => self.flow = Some(*v),
-            InfoIpTunnel::FwMark(v) => self.fwmark = Some(*v),
-            InfoIpTunnel::EncapLimit(v) => self.encap_limit = Some(*v),
-            InfoIpTunnel::PMtuDisc(v) => self.pmtu_disc = Some(*v),
-            InfoIpTunnel::Ipv6Flags(f) => self.flags = Some(f.bits()),
-            InfoIpTunnel::Protocol(p) => self.protocol = Some(*p),
-            _ => {}
-        }
-    }
-
-    fn gre(&mut self, info: &InfoGre) {
-        match info {
-            InfoGre::Link(v) => self.link = *v,
-            InfoGre::Local(ip) => self.local = Some((*ip).into()),
-            InfoGre::Remote(ip) => self.remote = Some((*ip).into()),
-            InfoGre::Ttl(v) => self.ttl = Some(*v),
-            InfoGre::Tos(v) => self.tos = Some(*v),
-            InfoGre::FwMask(v) => self.fwmark = Some(*v),
-            InfoGre::PathMTUDiscovery(v) => self.pmtu_disc = Some(*v),
-            InfoGre::IFlags(f) => self.keyed[0] = f.contains(GreIOFlags::Key),
-            InfoGre::OFlags(f) => self.keyed[1] = f.contains(GreIOFlags::Key),
-            InfoGre::IKey(v) => self.keys[0] = Some(*v),
-            InfoGre::OKey(v) => self.keys[1] = Some(*v),
-            _ => {}
-        }
-    }
-
-    fn gre6(&mut self, info: &InfoGre6) {
-        match info {
-            InfoGre6::Link(v) => self.link = *v,
-            InfoGre6::Local(ip) => self.local = Some((*ip).into()),
-            InfoGre6::Remote(ip) => self.remote = Some((*ip).into()),
-            InfoGre6::Ttl(v) => self.ttl = Some(*v),
-            InfoGre6::FlowLabel(v) => self.flow = Some(*v),
-            InfoGre6::FwMask(v) => self.fwmark = Some(*v),
-            InfoGre6::EncapLimit(v) => self.encap_limit = Some(*v),
-            InfoGre6::IFlags(f) => self.keyed[0] = f.contains(GreIOFlags::Key),
-            InfoGre6::OFlags(f) => self.keyed[1] = f.contains(GreIOFlags::Key),
-            InfoGre6::IKey(v) => self.keys[0] = Some(*v),
-            InfoGre6::OKey(v) => self.keys[1] = Some(*v),
-            _ => {}
-        }
-    }
-
-    fn vti(&mut self, info: &InfoVti) {
-        match info {
-            InfoVti::Link(v) => self.link = *v,
-            InfoVti::Local(ip) => self.local = Some(*ip),
-            InfoVti::Remote(ip) => self.remote = Some(*ip),
-            InfoVti::FwMark(v) => self.fwmark = Some(*v),
-            // a VTI has no flags; key 0 is none
-            InfoVti::IKey(v) => (self.keys[0], self.keyed[0]) = (Some(*v), *v != 0),
-            InfoVti::OKey(v) => (self.keys[1], self.keyed[1]) = (Some(*v), *v != 0),
-            _ => {}
-        }
-    }
-
-    fn mode(&self, kind: Option<&str>) -> Option<Mode> {
-        match (kind?, self.protocol) {
-            ("ip6tnl", Some(IpProtocol::Ipip)) => Some(Mode::Ipip6),
-            ("ip6tnl", Some(IpProtocol::Ipv6)) => Some(Mode::Ip6ip6),
-            ("ip6tnl", _) => None,
-            (kind, _) => Mode::ALL.into_iter().find(|m| m.link_kind() == kind),
-        }
-    }
-
-    /// As the document has it: only what the mode has.
-    fn section(self, kind: Option<&str>, base_iface: Option<String>) -> Section {
-        let mode = self.mode(kind);
-        let is = |f: fn(Mode) -> bool| mode.is_some_and(f);
-        let six = is(Mode::over_ipv6);
-        let some = |ip: Option<IpAddr>| ip.filter(|ip| !ip.is_unspecified());
-        let class = self.flow.and_then(|f| u8::try_from((f >> 20) & 0xff).ok());
-        let key = |i: usize| self.keys[i].filter(|_| self.keyed[i] && is(Mode::has_keys));
-        let plain = !is(Mode::is_vti);
-        Section {
-            mode,
-            base_iface,
-            local: some(self.local),
-            remote: some(self.remote),
-            ttl: self.ttl.filter(|_| plain),
-            tos: if six { class } else { self.tos }.filter(|_| plain),
-            flow_label: self.flow.map(|f| f & FLOW_LABEL).filter(|_| six && plain),
-            fwmark: self.fwmark.filter(|_| !plain),
-            encap_limit: self.encap_limit.filter(|_| six && plain),
-            pmtu_disc: self.pmtu_disc.filter(|_| !six && plain),
-            ip6tun_flags: self.flags.filter(|_| is(Mode::has_flags)).map(names),
-            input_key: key(0),
-            output_key: key(1),
-        }
     }
 }
 
@@ -613,101 +484,5 @@ impl Kind for IpTunnel {
             || number(wish.fwmark, now.fwmark)
             || number(wish.encap_limit.map(u32::from), now.encap_limit.map(u32::from))
             || number(bits(&wish.ip6tun_flags), bits(&now.ip6tun_flags))
-    }
-}
-
-/// What the kernel would show of a tunnel that NetworkManager made from this profile.
-fn data_of(mode: Mode, profile: &Profile, link: u32) -> InfoData {
-    let number = |key: &str| profile.int("ip-tunnel", key).and_then(|v| u32::try_from(v).ok());
-    let byte = |key: &str| number(key).and_then(|v| u8::try_from(v).ok()).unwrap_or(0);
-    let ip = |key: &str| profile.str("ip-tunnel", key).and_then(|t| t.parse::<IpAddr>().ok());
-    let key = |key: &str| profile.str("ip-tunnel", key).and_then(|t| t.parse::<u32>().ok());
-    let v4 = |key: &str| match ip(key) {
-        Some(IpAddr::V4(ip)) => ip,
-        _ => Ipv4Addr::UNSPECIFIED,
-    };
-    let v6 = |key: &str| match ip(key) {
-        Some(IpAddr::V6(ip)) => ip,
-        _ => Ipv6Addr::UNSPECIFIED,
-    };
-    let pmtu = profile.bool("ip-tunnel", "path-mtu-discovery").unwrap_or(true);
-    let flow = (u32::from(byte("tos")) << 20) | (number("flow-label").unwrap_or(0) & FLOW_LABEL);
-    let keyed = |k: Option<u32>| {
-        if k.is_some() {
-            GreIOFlags::Key
-        } else {
-            GreIOFlags::empty()
-        }
-    };
-    let (input, output) = (key("input-key"), key("output-key"));
-    match mode {
-        Mode::Gre | Mode::Gretap => {
-            let infos = vec![
-                InfoGre::Link(link),
-                InfoGre::Local(v4("local")),
-                InfoGre::Remote(v4("remote")),
-                InfoGre::Ttl(byte("ttl")),
-                InfoGre::Tos(byte("tos")),
-                InfoGre::PathMTUDiscovery(pmtu),
-                InfoGre::IFlags(keyed(input)),
-                InfoGre::OFlags(keyed(output)),
-                InfoGre::IKey(input.unwrap_or(0)),
-                InfoGre::OKey(output.unwrap_or(0)),
-            ];
-            match mode {
-                Mode::Gre => InfoData::GreTun(infos),
-                _ => InfoData::GreTap(infos),
-            }
-        }
-        Mode::Ip6gre | Mode::Ip6gretap => {
-            let infos = vec![
-                InfoGre6::Link(link),
-                InfoGre6::Local(v6("local")),
-                InfoGre6::Remote(v6("remote")),
-                InfoGre6::Ttl(byte("ttl")),
-                InfoGre6::EncapLimit(byte("encapsulation-limit")),
-                InfoGre6::FlowLabel(flow),
-                InfoGre6::IFlags(keyed(input)),
-                InfoGre6::OFlags(keyed(output)),
-                InfoGre6::IKey(input.unwrap_or(0)),
-                InfoGre6::OKey(output.unwrap_or(0)),
-            ];
-            match mode {
-                Mode::Ip6gre => InfoData::GreTun6(infos),
-                _ => InfoData::GreTap6(infos),
-            }
-        }
-        Mode::Vti | Mode::Vti6 => InfoData::Vti(vec![
-            InfoVti::Link(link),
-            InfoVti::Local(ip("local").unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
-            InfoVti::Remote(ip("remote").unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
-            InfoVti::IKey(input.unwrap_or(0)),
-            InfoVti::OKey(output.unwrap_or(0)),
-            InfoVti::FwMark(number("fwmark").unwrap_or(0)),
-        ]),
-        Mode::Ipip | Mode::Sit => InfoData::IpTunnel(vec![
-            InfoIpTunnel::Link(link),
-            InfoIpTunnel::Local(v4("local").into()),
-            InfoIpTunnel::Remote(v4("remote").into()),
-            InfoIpTunnel::Ttl(byte("ttl")),
-            InfoIpTunnel::Tos(byte("tos")),
-            InfoIpTunnel::PMtuDisc(pmtu),
-        ]),
-        Mode::Ip6ip6 | Mode::Ipip6 => InfoData::IpTunnel(vec![
-            InfoIpTunnel::Link(link),
-            InfoIpTunnel::Local(v6("local").into()),
-            InfoIpTunnel::Remote(v6("remote").into()),
-            InfoIpTunnel::Ttl(byte("ttl")),
-            InfoIpTunnel::EncapLimit(byte("encapsulation-limit")),
-            InfoIpTunnel::FlowInfo(flow),
-            // what the kernel finds out about the addresses comes on top
-            InfoIpTunnel::Ipv6Flags(Ip6TunnelFlags::from_bits_retain(
-                number("flags").unwrap_or(0) | Flag::CapXmit as u32 | Flag::CapRcv as u32,
-            )),
-            InfoIpTunnel::Protocol(match mode {
-                Mode::Ipip6 => IpProtocol::Ipip,
-                _ => IpProtocol::Ipv6,
-            }),
-        ]),
     }
 }
