@@ -62,7 +62,7 @@ fn hardware_of(wish: &Interface) -> Interface {
 
 /// The profiles that an apply would save on such a node, in the document's order.
 pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
-    for wish in desired.interfaces.iter().filter(|i| i.parts.dispatch.is_some()) {
+    if let Some(wish) = desired.interfaces.iter().find(|i| i.parts.dispatch.is_some()) {
         let why = "scripts are not part of NetworkManager's profiles; they need a node to be put on";
         return Err(Invalid::new(format!("interfaces[{}].dispatch", wish.name()), why));
     }

@@ -742,10 +742,10 @@ impl Ip {
                 tree.remove(key);
             }
         }
-        if let Some(Value::String(id)) = tree.get_mut("dhcp-client-id") {
-            if id == "LL" {
-                "ll".clone_into(id);
-            }
+        if let Some(Value::String(id)) = tree.get_mut("dhcp-client-id")
+            && id == "LL"
+        {
+            "ll".clone_into(id);
         }
     }
 }
