@@ -295,7 +295,10 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             let shown: Vec<String> = missing
                 .iter()
                 .take(3)
-                .map(|d| format!("{} is {}, not {}", d.path, d.current, d.desired))
+                .map(|d| match d.current.as_str() {
+                    "" => format!("{} is missing ({})", d.path, d.desired),
+                    current => format!("{} is {current}, not {}", d.path, d.desired),
+                })
                 .collect();
             let more = if missing.len() > 3 {
                 format!(" and {} more", missing.len() - 3)

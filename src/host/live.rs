@@ -12,6 +12,7 @@ use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
+use crate::ovs::Database;
 use crate::scalar::Id;
 use crate::transaction::Phase;
 
@@ -44,6 +45,8 @@ struct Undo {
 pub struct LiveHost {
     kernel: Kernel,
     nm: NetworkManager,
+    /// The database of Open vSwitch.
+    pub ovs: Database,
     known: Mutex<Known>,
     undo: Mutex<Undo>,
     journal: Option<Journal>,
@@ -59,6 +62,7 @@ impl LiveHost {
         Ok(LiveHost {
             kernel,
             nm,
+            ovs: Database::default(),
             known: Mutex::default(),
             undo: Mutex::default(),
             journal: None,
@@ -172,6 +176,10 @@ impl LiveHost {
             Effect::RunningHostname(name) => self.kernel.set_hostname(name),
             Effect::AltNames { link, add, remove } => self.kernel.alt_names(link, add, remove).await,
             Effect::File { path, content, mode } => super::files::put(path, content.as_deref(), *mode),
+            Effect::OvsDb {
+                external_ids,
+                other_config,
+            } => self.ovs.change(external_ids, other_config).await,
         }
     }
 
@@ -232,7 +240,7 @@ impl Host for LiveHost {
             events.1.mark_unchanged();
         }
         let mut said = crate::facts::Facts::default();
-        let (facts, filled) = tokio::join!(self.kernel.dump(), self.nm.fill(&mut said));
+        let (facts, filled, ovs) = tokio::join!(self.kernel.dump(), self.nm.fill(&mut said), self.ovs.read());
         let mut facts = facts?;
         filled?;
         facts.devices = said.devices;
@@ -241,6 +249,8 @@ impl Host for LiveHost {
         facts.dns = said.dns;
         facts.hostname.config = said.hostname.config;
         facts.nm_version = said.nm_version;
+        facts.nm_capabilities = said.nm_capabilities;
+        facts.ovs = ovs;
         {
             let mut known = self.known();
             let of = |d: &crate::facts::Device| Id::in_space(d.interface.clone(), d.space());

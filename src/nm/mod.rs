@@ -1,6 +1,6 @@
 //! NetworkManager's side of the node, over D-Bus: one GetManagedObjects and the profiles, turned into facts; and the calls that change things.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -143,6 +143,9 @@ impl NetworkManager {
                 match interface.as_str() {
                     "org.freedesktop.NetworkManager" => {
                         facts.nm_version = string(properties, "Version");
+                        if let Some(Value::U32s(list)) = codec::property(properties, "Capabilities") {
+                            facts.nm_capabilities = list;
+                        }
                         facts.dns.global = global_dns(properties);
                     }
                     "org.freedesktop.NetworkManager.Settings" => {
@@ -181,6 +184,7 @@ impl NetworkManager {
             }
         }
         facts.devices.sort_by(|a, b| a.interface.cmp(&b.interface));
+        hide_taps(&mut facts.devices);
         Ok(())
     }
 
@@ -333,6 +337,17 @@ impl NetworkManager {
             .await
             .map_err(failed("setting the global DNS configuration"))
     }
+}
+
+/// Without its kernel module Open vSwitch makes an internal interface of a tap: NetworkManager then has a device of type
+/// OVS_INTERFACE (24) and one of type TUN (16) with that name, and the second says nothing.
+fn hide_taps(devices: &mut Vec<Device>) {
+    let ovs: HashSet<String> = devices
+        .iter()
+        .filter(|d| d.device_type == 24)
+        .map(|d| d.interface.clone())
+        .collect();
+    devices.retain(|d| d.device_type != 16 || !ovs.contains(&d.interface));
 }
 
 /// What we wanted away is away.

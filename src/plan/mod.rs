@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::error::Invalid;
 use crate::host::{Observation, Step};
-use crate::scalar::Id;
+use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
-use crate::state::iface::{Interface, State};
+use crate::state::iface::{AnyKind, Interface, State};
 
+pub mod companions;
 pub mod diff;
 pub mod offline;
 pub mod profiles;
@@ -79,7 +80,10 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
     for id in ids {
         match graph.get(id) {
             Some(t) if t.wish.is_absent() => steps.remove(id, t, seen, &mut lines),
-            Some(t) if t.wish.base.state == Some(State::Down) => steps.take_down(id, seen),
+            Some(t) if t.wish.base.state == Some(State::Down) => {
+                steps.take_members_down(id, &graph, seen);
+                steps.take_down(id, seen);
+            }
             touched => steps.bring_up(id, touched, &graph, &sections, seen, &mut lines),
         }
     }
@@ -150,6 +154,14 @@ fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(),
 fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<String> {
     let mut warnings = vec![];
     for wish in &mut resolved.interfaces {
+        for key in wish.kind.ignored() {
+            if wish.drop_key(key) {
+                let (name, kind) = (wish.name(), wish.kind.type_name());
+                warnings.push(format!(
+                    "interfaces[{name}].{key}: means nothing on an {kind}; left out"
+                ));
+            }
+        }
         if let Some(why) = wish.kind.skip_unsupported(&seen.facts) {
             warnings.push(format!("interfaces[{}]: {why}", wish.name()));
         }
@@ -219,7 +231,9 @@ impl Steps {
         }
         let active = seen.facts.device_of(id).is_some_and(|d| d.state > 30);
         let label = format!("interfaces[{}]", id.name);
-        if (virtual_link || active || Stock::of(id, seen).base.is_some())
+        // a port of Open vSwitch is told by the interfaces behind it
+        if id.space != Space::OvsPort
+            && (virtual_link || active || Stock::of(id, seen).base.is_some())
             && !lines.iter().any(|l| l.starts_with(&label))
         {
             let why = if touched.named { "its profile" } else { &touched.because };
@@ -229,6 +243,19 @@ impl Steps {
             self.after.push(Step::RemoveLink { iface: id.clone() });
         } else if active {
             self.after.push(Step::Disconnect { iface: id.clone() });
+        }
+    }
+
+    /// What is behind companions: a port of Open vSwitch that connects by itself would bring its bridge up again.
+    fn take_members_down(&mut self, id: &Id, graph: &Graph, seen: &Observation) {
+        let companions = seen.interface(id).and_then(|c| c.kind.companions());
+        for companion in companions.into_iter().flatten() {
+            let members = companion.ports.iter().map(Id::kernel);
+            for id in members.chain([companion.interface.id()]) {
+                if !graph.contains_key(&id) {
+                    self.take_down(&id, seen);
+                }
+            }
         }
     }
 
@@ -296,7 +323,10 @@ impl Steps {
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
         let reapply = running && !wire && !recreate && (save || off != Off::Link);
         dropped_addresses(id, touched, seen, lines);
-        describe(&id.name, touched, &keys, save, running, lines);
+        match &controller {
+            Some(bridge) if id.space == Space::OvsPort => describe_port(&id.name, bridge, lines),
+            _ => describe(&id.name, touched, &keys, save, running, lines),
+        }
         if save {
             let path = stock.base.map(|b| b.path.clone());
             self.save.push(Step::Save {
@@ -358,7 +388,8 @@ impl Off {
         if seen.interface(id).is_none() || moves {
             return Off::Link;
         }
-        if !touched.named {
+        // what a bridge's list says of a port of Open vSwitch is in that port's profile
+        if !touched.named && id.space != Space::OvsPort {
             return Off::Nothing;
         }
         let only = NetworkState {
@@ -369,7 +400,8 @@ impl Off {
         let found = verify::verify(&only, seen);
         let name = &id.name;
         let ports = format!("interfaces[{name}].{}", touched.wish.kind.ports_path());
-        let mine: Vec<_> = found.iter().filter(|d| !d.path.starts_with(&ports)).collect();
+        let behind = |path: &str| id.space != Space::OvsPort && path.starts_with(&ports);
+        let mine: Vec<_> = found.iter().filter(|d| !behind(&d.path)).collect();
         let ip = |path: &str| {
             [".ipv4", ".ipv6"]
                 .iter()
@@ -390,7 +422,12 @@ fn controller_of(id: &Id, graph: &Graph, seen: &Observation) -> Option<Interface
         Some(touched) => Some(touched.wish.clone()),
         None => {
             let now = seen.interface(&controller).map(|c| c.kind.type_name());
-            let kind = now.or_else(|| graph.get(&controller).map(|t| t.wish.kind.type_name()))?;
+            let saved = || {
+                let saved = seen.profiles_of(&controller).next()?;
+                AnyKind::type_of_nm(saved.profile.str("connection", "type")?)
+            };
+            let planned = || graph.get(&controller).map(|t| t.wish.kind.type_name());
+            let kind = now.or_else(planned).or_else(saved)?;
             Some(Interface::bare(&controller.name, kind))
         }
     }
@@ -441,6 +478,14 @@ fn describe(
             Some(_) if !running => format!("{label}: profile activated"),
             Some(_) => format!("{label}: brought up again"),
         });
+    }
+}
+
+/// A port of Open vSwitch shows as an entry of its bridge.
+fn describe_port(name: &str, bridge: &Interface, lines: &mut Vec<String>) {
+    let label = format!("interfaces[{}]", bridge.name());
+    if !lines.iter().any(|l| l.starts_with(&label)) {
+        lines.push(format!("{label}.bridge.port.{name}: its profile"));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Invalid;
 use crate::host::Observation;
-use crate::scalar;
+use crate::scalar::{self, Space};
 use crate::state::iface::{AnyKind, Base, Context, Identifier, Interface};
 use crate::state::{NetworkState, iface};
 
@@ -24,12 +24,33 @@ pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkStat
         }
         resolved.interfaces.push(found);
     }
+    give_ports(&mut resolved, seen);
     for route in resolved.routes.iter_mut().flat_map(|r| r.config.iter_mut().flatten()) {
         if let Some(name) = &mut route.next_hop_interface {
             *name = kernel_name(name, seen).to_owned();
         }
     }
     Ok(resolved)
+}
+
+/// What cannot be without a port gets one of its own name, unless others name it as their controller.
+fn give_ports(resolved: &mut NetworkState, seen: &Observation) {
+    let joined = |name: &str| {
+        let mut others = resolved.interfaces.iter().filter(|i| i.is_up());
+        others.any(|i| i.base.controller.as_deref() == Some(name))
+    };
+    let bare = |i: &Interface| match i.kind.ports() {
+        Some(ports) => ports.is_empty(),
+        None => seen.interface(&i.id()).is_none() && seen.profiles_of(&i.id()).next().is_none(),
+    };
+    let given = |i: &Interface| i.is_up() && i.kind.needs_port() && bare(i) && !joined(i.name());
+    let poor: Vec<usize> = (0..resolved.interfaces.len())
+        .filter(|at| given(&resolved.interfaces[*at]))
+        .collect();
+    for at in poor {
+        let name = resolved.interfaces[at].base.name.clone();
+        resolved.interfaces[at].kind.set_ports(&[name]);
+    }
 }
 
 /// The kernel's name for a name or alt-name.
@@ -68,7 +89,12 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     let kernel = |name: &mut String| *name = kernel_name(name, seen).to_owned();
     found.kind.rename(&mut { kernel });
     found.base.controller.iter_mut().for_each(kernel);
-    if let Some(why) = scalar::bad_interface_name(&found.base.name) {
+    let kernel_link = found.kind.space() == Space::Kernel && !found.kind.is_patch();
+    let bad = match kernel_link {
+        true => scalar::bad_interface_name(&found.base.name),
+        false => scalar::bad_long_name(&found.base.name),
+    };
+    if let Some(why) = bad {
         return Err(Invalid::new("name", why));
     }
     if found.is_absent() {
@@ -96,6 +122,8 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     let cx = Context {
         name: &found.base.name,
         new: current.is_none(),
+        wish: &found,
+        facts: &seen.facts,
     };
     found.kind.validate(&cx)?;
     exists_or_can(&found, current)?;
@@ -150,6 +178,13 @@ fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), In
         (AnyKind::Other(other), _) => Err(Invalid::new(
             "type",
             format!("interfaces of type '{}' cannot be configured", other.type_name),
+        )),
+        (kind, _) if kind.is_internal() => Err(Invalid::new(
+            "type",
+            format!(
+                "{} is NetworkManager's own; list the port in its bridge",
+                kind.type_name()
+            ),
         )),
         (kind, None) if !kind.is_virtual() => Err(Invalid::new(
             "",

@@ -13,6 +13,7 @@ use super::iface::{from_value, to_value};
 
 pub mod ip;
 pub mod lldp;
+pub mod ovs_ids;
 
 /// What a part knows about itself. All pure.
 pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned {
@@ -116,6 +117,7 @@ macro_rules! parts {
 
 parts! {
     lldp: lldp::Lldp,
+    ovs_ids: ovs_ids::OvsIds,
 }
 
 fn part<T: Part>(value: Option<Value>) -> Result<Option<T>, Invalid> {
