@@ -193,7 +193,9 @@ impl Machine {
                 self.facts.profiles.retain(|p| p.path != *path);
                 self.deactivate(iface, &|a| a.uuid == *uuid);
             }
-            Step::Activate { iface, uuid } | Step::Reapply { iface, uuid } if !self.deaf => self.activate(iface, uuid),
+            Step::Activate { iface, uuid, .. } | Step::Reapply { iface, uuid } if !self.deaf => {
+                self.activate(iface, uuid)
+            }
             Step::Activate { .. } | Step::Reapply { .. } => {}
             Step::Disconnect { iface } | Step::Deactivate { iface } => self.deactivate(iface, &|_| true),
             Step::RemoveLink { iface } => self.remove(iface),

@@ -1,6 +1,6 @@
 //! The real node: netlink to look, NetworkManager to change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::transaction::Phase;
 
 /// How long devices may take to come to rest after a rollback.
 const REST: Duration = Duration::from_secs(60);
+/// How long NetworkManager may take to start the ports of a controller that it has started.
+const FOLLOW: Duration = Duration::from_secs(1);
 /// How long a device may take to go down before it is activated anew.
 const DOWN: Duration = Duration::from_secs(15);
 
@@ -147,7 +149,7 @@ impl LiveHost {
                 Ok(())
             }
             Step::Forget { iface, path, .. } => self.nm.forget(&iface.name, path).await,
-            Step::Activate { iface, uuid } => self.activate(iface, uuid).await,
+            Step::Activate { iface, uuid, .. } => self.activate(iface, uuid).await,
             Step::Reapply { iface, uuid } => match device(iface) {
                 Some(at) if self.nm.reapply(&at).await? => Ok(()),
                 _ => self.activate(iface, uuid).await,
@@ -200,6 +202,34 @@ impl LiveHost {
             "{iface} did not go down within {} s",
             DOWN.as_secs()
         )))
+    }
+
+    /// The profiles of this wave that NetworkManager starts by itself, after their controllers: anew since the last observation.
+    async fn followers(&self, wave: &[Step]) -> HashSet<String> {
+        let mut waiting: Vec<(&str, Option<String>)> = vec![];
+        for step in wave {
+            if let Step::Activate {
+                iface,
+                uuid,
+                follows: true,
+            } = step
+            {
+                waiting.push((uuid, self.known().active.get(iface).cloned()));
+            }
+        }
+        let mut begun = HashSet::new();
+        let begin = Instant::now();
+        while !waiting.is_empty() && begin.elapsed() < FOLLOW {
+            let Ok(active) = self.nm.active().await else { break };
+            waiting.retain(|(uuid, before)| match active.get(*uuid) {
+                Some(path) if Some(path) != before.as_ref() => !begun.insert((*uuid).to_owned()),
+                _ => true,
+            });
+            if !waiting.is_empty() {
+                tokio::time::sleep(FOLLOW / 20).await;
+            }
+        }
+        begun
     }
 
     async fn activate(&self, iface: &Id, uuid: &str) -> Result<(), HostError> {
@@ -298,7 +328,9 @@ impl Host for LiveHost {
     }
 
     async fn execute(&self, wave: &[Step]) -> Result<(), HostError> {
-        join_all(wave.iter().map(|step| self.carry_out(step)))
+        let begun = self.followers(wave).await;
+        let due = |step: &&Step| !matches!(step, Step::Activate { uuid, .. } if begun.contains(uuid));
+        join_all(wave.iter().filter(due).map(|step| self.carry_out(step)))
             .await
             .into_iter()
             .collect()

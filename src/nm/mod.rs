@@ -188,6 +188,21 @@ impl NetworkManager {
         Ok(())
     }
 
+    /// What is active or on its way up (NM_ACTIVE_CONNECTION_STATE 1 and 2): the path of the active connection by the profile's uuid.
+    pub async fn active(&self) -> Result<HashMap<String, String>, HostError> {
+        let objects = self.objects().await?;
+        let mut active = HashMap::new();
+        for (at, interfaces) in &objects {
+            let found = interfaces
+                .iter()
+                .find(|(i, _)| i.as_str() == "org.freedesktop.NetworkManager.Connection.Active");
+            if let Some((_, properties)) = found.filter(|(_, p)| matches!(number(p, "State"), 1 | 2)) {
+                active.insert(string(properties, "Uuid"), at.to_string());
+            }
+        }
+        Ok(active)
+    }
+
     async fn objects(&self) -> Result<ManagedObjects, HostError> {
         let objects = ObjectManagerProxy::builder(&self.bus)
             .destination(SERVICE)

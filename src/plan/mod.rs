@@ -1,6 +1,6 @@
 //! Decides what to do: desired over current gives a `Plan`, a value that the host only carries out. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::host::{Observation, Step};
@@ -76,7 +76,7 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
         .map(ToString::to_string)
         .collect();
     lines.extend(sections.lines.iter().cloned());
-    let ids: std::collections::BTreeSet<&Id> = graph.keys().chain(sections.extra.keys()).collect();
+    let ids: BTreeSet<&Id> = graph.keys().chain(sections.extra.keys()).collect();
     for id in ids {
         match graph.get(id) {
             Some(t) if t.wish.is_absent() => steps.remove(id, t, seen, &mut lines),
@@ -177,6 +177,7 @@ struct Steps {
     save: Vec<Step>,
     deactivate: Vec<Step>,
     activate: BTreeMap<usize, Vec<Step>>,
+    above: BTreeMap<Id, Id>,
     after: Vec<Step>,
     node: Vec<Step>,
 }
@@ -188,10 +189,21 @@ impl Steps {
             forget,
             save,
             deactivate,
-            activate,
+            mut activate,
+            above,
             after,
             node,
         } = self;
+        let begun = |s: &Step| match s {
+            Step::Activate { iface, .. } => Some(iface.clone()),
+            _ => None,
+        };
+        let begun: BTreeSet<Id> = activate.values().flatten().filter_map(begun).collect();
+        for step in activate.values_mut().flatten() {
+            if let Step::Activate { iface, follows, .. } = step {
+                *follows = above.get(iface).is_some_and(|c| begun.contains(c));
+            }
+        }
         let mut waves = vec![forget, save, deactivate];
         waves.extend(activate.into_values());
         waves.push(after);
@@ -312,7 +324,11 @@ impl Steps {
         if !save && running && off == Off::Nothing {
             return;
         }
-        let wire = keys.iter().flatten().any(|k| MEMBERSHIP.contains(&k.as_str()));
+        let fixed = |key: &str| {
+            let setting = key.split_once('.').map_or(key, |(setting, _)| setting);
+            MEMBERSHIP.contains(&key) || AnyKind::fixed_settings().any(|s| s == setting)
+        };
+        let wire = keys.iter().flatten().any(|k| fixed(k));
         let stale = stock
             .base
             .is_some_and(|b| profiles::leaves_routes_behind(&b.profile, &profile));
@@ -344,8 +360,17 @@ impl Steps {
             false => Step::Activate {
                 iface: id.clone(),
                 uuid,
+                follows: false,
             },
         };
+        // ports of Open vSwitch come up with what stands above them
+        if let Some(above) = controller
+            .as_ref()
+            .map(Interface::id)
+            .filter(|c| c.space != Space::Kernel)
+        {
+            self.above.insert(id.clone(), above);
+        }
         if running && recreate {
             self.deactivate.push(Step::Deactivate { iface: id.clone() });
         }

@@ -148,6 +148,8 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     }
     /// The setting that holds what the controller wants of a port; it goes when the port leaves.
     const PORT_SETTING: &'static str = "";
+    /// Settings of its profile of which NetworkManager takes no change by Reapply.
+    const FIXED_SETTINGS: &'static [&'static str] = &[];
     /// Brings two readings to one form before they are compared: sorts, expands, drops what is only for reading.
     fn normalise(_tree: &mut Map<String, Value>) {}
     /// The change cannot be made on a live link.
@@ -305,6 +307,13 @@ macro_rules! kinds {
             /// Settings that only ports have, of all types.
             pub fn port_settings() -> impl Iterator<Item = &'static str> {
                 [$(<$ty>::PORT_SETTING),*].into_iter().filter(|s| !s.is_empty())
+            }
+
+            /// Settings of which NetworkManager takes no change by Reapply, of all types.
+            pub fn fixed_settings() -> impl Iterator<Item = &'static str> {
+                let mut all: Vec<&'static str> = vec![];
+                $(all.extend(<$ty>::FIXED_SETTINGS);)*
+                all.into_iter()
             }
 
             /// What the kernel and NetworkManager say of a link.

@@ -259,6 +259,7 @@ impl Kind for OvsBridge {
     const CONTROLLER: bool = true;
     const PORT_TYPE: &'static str = "ovs-bridge";
     const NEEDS_PORT: bool = true;
+    const FIXED_SETTINGS: &'static [&'static str] = &["ovs-bridge"];
     const IGNORED: &'static [&'static str] = &["mtu", "ipv4", "ipv6", "accept-all-mac-addresses"];
 
     fn from_facts(_link: &Link, _facts: &Facts) -> Self {

@@ -167,6 +167,7 @@ impl Kind for OvsInterface {
     const NM_TYPE: &'static str = "ovs-interface";
     const VIRTUAL: bool = true;
     const ID_SUFFIX: &'static str = "-if";
+    const FIXED_SETTINGS: &'static [&'static str] = &["ovs-interface", "ovs-patch", "ovs-dpdk"];
     const NEEDS_CONTROLLER: bool = true;
     const LINK_KIND: &'static str = "openvswitch";
 

@@ -362,6 +362,7 @@ impl Kind for OvsPort {
     const SPACE: Space = Space::OvsPort;
     const LINK_SETTING: &'static str = "";
     const ID_SUFFIX: &'static str = "-port";
+    const FIXED_SETTINGS: &'static [&'static str] = &["ovs-port"];
     const INTERNAL: bool = true;
     const CONTROLLER: bool = true;
     const PORT_TYPE: &'static str = "ovs-port";
