@@ -46,6 +46,10 @@ pub struct Facts {
     pub nm_version: String,
     /// Whether this kernel can filter VLANs on a bridge; None where it could not be told.
     pub bridge_vlan_filtering: Option<bool>,
+    /// NetworkManager's `Capabilities` (NM_CAPABILITY_*): 1 teams, 2 Open vSwitch.
+    pub nm_capabilities: Vec<u32>,
+    /// The database of Open vSwitch; None where it does not answer.
+    pub ovs: Option<Ovs>,
 }
 
 impl Facts {
@@ -124,6 +128,11 @@ impl Facts {
         self.active(id).filter(|_| on)
     }
 
+    /// The row of Open vSwitch for an interface of this name.
+    pub fn ovs_interface(&self, name: &str) -> Option<&OvsInterface> {
+        self.ovs.as_ref()?.interfaces.get(name)
+    }
+
     /// The profile with this uuid.
     pub fn profile(&self, uuid: &str) -> Option<&SavedProfile> {
         self.profiles.iter().find(|p| p.uuid() == uuid)
@@ -139,6 +148,119 @@ impl Facts {
         self.device(name).filter(|d| !d.external())?;
         Some(&self.active_profile(name)?.profile)
     }
+}
+
+/// What the database of Open vSwitch says (ovs-vswitchd.conf.db(5)), joined by name; names are unique in each table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ovs {
+    /// Table `Bridge`.
+    pub bridges: BTreeMap<String, OvsBridge>,
+    /// Table `Port`.
+    pub ports: BTreeMap<String, OvsPort>,
+    /// Table `Interface`.
+    pub interfaces: BTreeMap<String, OvsInterface>,
+    /// Of the one row of table `Open_vSwitch`.
+    pub ids: OvsIds,
+}
+
+impl Ovs {
+    /// Notes in ports and interfaces what holds them.
+    pub fn tell_members(&mut self) {
+        for (bridge, row) in &self.bridges {
+            for port in &row.ports {
+                if let Some(port) = self.ports.get_mut(port) {
+                    port.bridge.clone_from(bridge);
+                }
+            }
+        }
+        for (port, row) in &self.ports {
+            for interface in &row.interfaces {
+                if let Some(interface) = self.interfaces.get_mut(interface) {
+                    interface.port.clone_from(port);
+                    interface.bridge.clone_from(&row.bridge);
+                }
+            }
+        }
+    }
+}
+
+/// Free keys and values that every table has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OvsIds {
+    /// `external_ids`: other people's.
+    pub external_ids: BTreeMap<String, String>,
+    /// `other_config`: read by Open vSwitch.
+    pub other_config: BTreeMap<String, String>,
+}
+
+impl OvsIds {
+    /// The profile that NetworkManager made the row from; None for a row that somebody else put there.
+    pub fn nm_uuid(&self) -> Option<&str> {
+        self.external_ids.get("NM.connection.uuid").map(String::as_str)
+    }
+}
+
+/// A row of table `Bridge`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OvsBridge {
+    /// Names of its ports, sorted.
+    pub ports: Vec<String>,
+    /// `stp_enable`.
+    pub stp: bool,
+    /// `rstp_enable`.
+    pub rstp: bool,
+    /// `mcast_snooping_enable`.
+    pub mcast_snooping: bool,
+    /// `fail_mode`: `standalone`, `secure`, empty.
+    pub fail_mode: String,
+    /// `datapath_type`: `system`, `netdev`, empty.
+    pub datapath: String,
+    /// Free keys and values.
+    pub ids: OvsIds,
+}
+
+/// A row of table `Port`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OvsPort {
+    /// The bridge that has it.
+    pub bridge: String,
+    /// Names of its interfaces, sorted; a bond has several.
+    pub interfaces: Vec<String>,
+    /// `vlan_mode`.
+    pub vlan_mode: Option<String>,
+    /// `tag`, 0–4095.
+    pub tag: Option<u16>,
+    /// `trunks`, 0–4095, sorted.
+    pub trunks: Vec<u16>,
+    /// `bond_mode`.
+    pub bond_mode: Option<String>,
+    /// `lacp`: `active`, `passive`, `off`.
+    pub lacp: Option<String>,
+    /// `bond_updelay`, milliseconds.
+    pub updelay: u32,
+    /// `bond_downdelay`, milliseconds.
+    pub downdelay: u32,
+    /// Free keys and values.
+    pub ids: OvsIds,
+}
+
+/// A row of table `Interface`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OvsInterface {
+    /// The port that has it.
+    pub port: String,
+    /// The bridge that has the port.
+    pub bridge: String,
+    /// `type`: `system` or empty for a kernel link, `internal`, `patch`, `dpdk`, a kind of tunnel.
+    pub kind: String,
+    /// `options`: `peer`, `dpdk-devargs`, …
+    pub options: BTreeMap<String, String>,
+    /// `ofport`: its number in the switch once it works; -1 where it could not be made, None as long as nobody tried.
+    pub ofport: Option<i32>,
+    /// `error`: why it could not be made.
+    pub error: Option<String>,
+    /// Free keys and values.
+    pub ids: OvsIds,
 }
 
 /// A kernel link (`RTM_GETLINK`).

@@ -26,6 +26,7 @@ pub mod journal;
 pub mod kernel;
 pub mod log;
 pub mod nm;
+pub mod ovs;
 pub mod plan;
 pub mod probe;
 pub mod profile;

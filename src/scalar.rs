@@ -219,14 +219,21 @@ impl fmt::Display for Id {
 
 /// What is wrong with a kernel interface name (`dev_valid_name` in the kernel: 1–15 bytes, no `/`, `:`, blank; not `.` or `..`).
 pub fn bad_interface_name(name: &str) -> Option<String> {
-    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if name.is_empty() {
-        Some("an interface name must not be empty".to_owned())
-    } else if name.len() > 15 {
+    if name.len() > 15 {
         Some(format!(
             "interface name '{name}' has {} characters; the kernel allows 15",
             name.len()
         ))
+    } else {
+        bad_long_name(name)
+    }
+}
+
+/// What is wrong with the name of something that is no kernel link (a bridge of Open vSwitch): it may be longer.
+pub fn bad_long_name(name: &str) -> Option<String> {
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.is_empty() {
+        Some("an interface name must not be empty".to_owned())
     } else if name.contains(odd) || name == "." || name == ".." {
         Some(format!(
             "interface name '{name}' may not be '.', '..' or hold '/', ':' or blanks"

@@ -348,9 +348,10 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         }
         let patience = VERIFY.max(plan.patience);
         if (quiet >= patience && unheard.is_empty()) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
-            let differences = missing
-                .iter()
-                .map(|d| format!("{} is {}, not {}", d.path, d.current, d.desired));
+            let differences = missing.iter().map(|d| match d.current.as_str() {
+                "" => format!("{} is missing ({})", d.path, d.desired),
+                current => format!("{} is {current}, not {}", d.path, d.desired),
+            });
             let shown: Vec<String> = unheard.into_iter().chain(differences).take(3).collect();
             let more = if missing.len() > 3 {
                 format!(" and {} more", missing.len() - 3)

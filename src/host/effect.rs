@@ -1,5 +1,7 @@
 //! Changes that NetworkManager's checkpoint does not cover: each knows how to be undone, from the observation before it. Pure.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Observation;
@@ -33,6 +35,13 @@ pub enum Effect {
         /// Permissions, such as 0o644.
         mode: u32,
     },
+    /// Keys of the global row of Open vSwitch to set, or to delete where None.
+    OvsDb {
+        /// In `external_ids`.
+        external_ids: BTreeMap<String, Option<String>>,
+        /// In `other_config`.
+        other_config: BTreeMap<String, Option<String>>,
+    },
 }
 
 impl Effect {
@@ -56,6 +65,20 @@ impl Effect {
                 content: before.facts.files.get(path).cloned(),
                 mode: *mode,
             },
+            Effect::OvsDb {
+                external_ids,
+                other_config,
+            } => {
+                let now = before.facts.ovs.as_ref().map(|o| &o.ids);
+                let was = |change: &BTreeMap<String, Option<String>>, now: Option<&BTreeMap<String, String>>| {
+                    let value = |key: &String| now.and_then(|n| n.get(key)).cloned();
+                    change.keys().map(|key| (key.clone(), value(key))).collect()
+                };
+                Effect::OvsDb {
+                    external_ids: was(external_ids, now.map(|n| &n.external_ids)),
+                    other_config: was(other_config, now.map(|n| &n.other_config)),
+                }
+            }
         }
     }
 }
@@ -78,6 +101,18 @@ impl std::fmt::Display for Effect {
             Effect::File {
                 path, content: None, ..
             } => write!(f, "delete {path}"),
+            Effect::OvsDb {
+                external_ids,
+                other_config,
+            } => {
+                write!(f, "ovs-db")?;
+                for (column, change) in [("external_ids", external_ids), ("other_config", other_config)] {
+                    for (key, value) in change {
+                        write!(f, " {}{column}:{key}", if value.is_some() { '+' } else { '-' })?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }

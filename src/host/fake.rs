@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
-use crate::facts::{Active, Address, Device, Facts, Link, Route, Rule, SavedProfile};
+use crate::facts::{Active, Address, Device, Facts, Link, Ovs, Route, Rule, SavedProfile};
 use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
-use crate::state::iface::AnyKind;
+use crate::state::iface::{AnyKind, ovs_bridge, ovs_interface, ovs_port};
 use crate::state::part::Parts;
 
 /// What the machine is and what it was told.
@@ -41,6 +41,8 @@ impl FakeHost {
             let mut m = host.lock();
             m.facts.nm_version = "1.42.4".to_owned();
             m.facts.dispatch_dir = "/etc/NetworkManager/dispatcher.d".to_owned();
+            m.facts.nm_capabilities = vec![1, 2];
+            m.facts.ovs = Some(Ovs::default());
             m.add_link("lo", None, 772, 10);
             m.own_addresses("lo");
             for card in cards {
@@ -197,14 +199,17 @@ impl Machine {
             Step::Save { profile, path, .. } => self.save(profile, path.as_deref()),
             Step::Forget { iface, uuid, path } => {
                 self.facts.profiles.retain(|p| p.path != *path);
-                self.deactivate(iface, |a| a.uuid == *uuid);
+                self.deactivate(iface, &|a| a.uuid == *uuid);
             }
-            Step::Activate { iface, uuid } | Step::Reapply { iface, uuid } if !self.deaf => self.activate(iface, uuid),
+            Step::Activate { iface, uuid, .. } | Step::Reapply { iface, uuid } if !self.deaf => {
+                self.activate(iface, uuid)
+            }
             Step::Activate { .. } | Step::Reapply { .. } => {}
-            Step::Disconnect { iface } | Step::Deactivate { iface } => self.deactivate(iface, |_| true),
+            Step::Disconnect { iface } | Step::Deactivate { iface } => self.deactivate(iface, &|_| true),
             Step::RemoveLink { iface } => self.remove(iface),
             Step::Effect(effect) => self.take_effect(effect),
         }
+        self.ovs();
     }
 
     fn take_effect(&mut self, effect: &Effect) {
@@ -212,6 +217,19 @@ impl Machine {
             Effect::GlobalDns(dns) => {
                 self.facts.dns.servers = dns.as_ref().map(|d| d.servers.clone()).unwrap_or_default();
                 self.facts.dns.global.clone_from(dns);
+            }
+            Effect::OvsDb {
+                external_ids,
+                other_config,
+            } => {
+                let Some(ovs) = &mut self.facts.ovs else { return };
+                for (change, map) in [
+                    (external_ids, &mut ovs.ids.external_ids),
+                    (other_config, &mut ovs.ids.other_config),
+                ] {
+                    map.retain(|key, _| !change.contains_key(key));
+                    map.extend(change.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?))));
+                }
             }
             Effect::RunningHostname(name) => self.facts.hostname.running = Some(name.clone()),
             Effect::StaticHostname(name) => self.facts.hostname.config = Some(name.clone()).filter(|n| !n.is_empty()),
@@ -230,6 +248,58 @@ impl Machine {
         }
     }
 
+    /// The rows that NetworkManager makes of what is active; those of others stay.
+    fn ovs(&mut self) {
+        let Some(mut ovs) = self.facts.ovs.take() else { return };
+        ovs.bridges.retain(|_, row| row.ids.nm_uuid().is_none());
+        ovs.ports.retain(|_, row| row.ids.nm_uuid().is_none());
+        ovs.interfaces.retain(|_, row| row.ids.nm_uuid().is_none());
+        let active: Vec<&SavedProfile> = self
+            .facts
+            .devices
+            .iter()
+            .filter_map(|d| self.facts.profile(&d.active.as_ref()?.uuid))
+            .collect();
+        let above = |p: &SavedProfile| {
+            let master = p.profile.str("connection", "master")?;
+            active.iter().find(|a| a.uuid() == master).copied()
+        };
+        for member in active
+            .iter()
+            .filter(|p| p.profile.str("connection", "slave-type") == Some("ovs-port"))
+        {
+            let Some((port, bridge)) = above(member).and_then(|port| Some((port, above(port)?))) else {
+                continue;
+            };
+            let name = |p: &SavedProfile| p.interface().unwrap_or_default().to_owned();
+            let bridge_row = ovs
+                .bridges
+                .entry(name(bridge))
+                .or_insert_with(|| ovs_bridge::row(&bridge.profile));
+            if !bridge_row.ports.contains(&name(port)) {
+                bridge_row.ports.push(name(port));
+                bridge_row.ports.sort();
+            }
+            let port_row = ovs
+                .ports
+                .entry(name(port))
+                .or_insert_with(|| ovs_port::row(&port.profile));
+            port_row.interfaces.push(name(member));
+            port_row.interfaces.sort();
+            ovs.interfaces.insert(name(member), ovs_interface::row(&member.profile));
+        }
+        for (name, port) in ovs.ports.iter().filter(|(_, port)| port.ids.nm_uuid().is_none()) {
+            if let Some(bridge) = ovs.bridges.get_mut(&port.bridge)
+                && !bridge.ports.contains(name)
+            {
+                bridge.ports.push(name.clone());
+                bridge.ports.sort();
+            }
+        }
+        ovs.tell_members();
+        self.facts.ovs = Some(ovs);
+    }
+
     fn save(&mut self, profile: &Profile, path: Option<&str>) {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -245,7 +315,7 @@ impl Machine {
         });
     }
 
-    fn deactivate(&mut self, id: &Id, which: impl Fn(&Active) -> bool) {
+    fn deactivate(&mut self, id: &Id, which: &dyn Fn(&Active) -> bool) {
         if id.space == Space::Vpn {
             // the profile may be gone by now
             let known: Vec<String> = self.facts.profiles.iter().map(|p| p.uuid().to_owned()).collect();
@@ -259,13 +329,15 @@ impl Machine {
         let Some(device) = devices.find(|d| d.interface == id.name && d.space() == id.space) else {
             return;
         };
-        if !device.active.as_ref().is_some_and(which) {
+        let Some(active) = device.active.take_if(|a| which(a)) else {
             return;
-        }
-        device.active = None;
+        };
         device.state = 30;
-        if id.space != Space::Kernel {
-            self.remove(id);
+        for port in self.ports_of(&active.uuid) {
+            self.deactivate(&port, &|_| true);
+        }
+        if id.space != Space::Kernel || self.facts.link(&id.name).is_none() {
+            self.remove_device(id);
             return;
         }
         let iface = id.name.as_str();
@@ -298,13 +370,21 @@ impl Machine {
         }
     }
 
+    /// Whose profile names this one by uuid.
+    fn ports_of(&self, uuid: &str) -> Vec<Id> {
+        let mastered = |p: &&SavedProfile| p.profile.str("connection", "master") == Some(uuid);
+        self.facts
+            .profiles
+            .iter()
+            .filter(mastered)
+            .filter_map(SavedProfile::id)
+            .collect()
+    }
+
     fn remove(&mut self, id: &Id) {
         match id.space {
             Space::Kernel => self.remove_link(&id.name),
-            _ => self
-                .facts
-                .devices
-                .retain(|d| d.interface != id.name || d.space() != id.space),
+            _ => self.remove_device(id),
         }
     }
 
@@ -327,6 +407,12 @@ impl Machine {
         }
     }
 
+    fn remove_device(&mut self, id: &Id) {
+        self.facts
+            .devices
+            .retain(|d| d.interface != id.name || d.space() != id.space);
+    }
+
     fn remove_link(&mut self, iface: &str) {
         let Some(link) = self.facts.link(iface).cloned() else {
             return;
@@ -342,7 +428,7 @@ impl Machine {
             .map(|l| l.name.clone());
         for name in [Some(iface.to_owned()), pair].into_iter().flatten() {
             self.facts.links.retain(|l| l.name != name);
-            self.facts.devices.retain(|d| d.interface != name);
+            self.remove_device(&Id::kernel(name));
         }
         for l in &mut self.facts.links {
             l.controller = l.controller.filter(|c| *c != link.index);
@@ -353,9 +439,11 @@ impl Machine {
         let Some(profile) = self.facts.profile(uuid).map(|p| p.profile.clone()) else {
             return;
         };
+        let nm_type = profile.str("connection", "type").unwrap_or_default();
         match id.space {
+            Space::Kernel if !AnyKind::makes_link(nm_type, &profile) => self.add_device(&id.name, 24),
             Space::Kernel => self.bring_up(&id.name, &profile),
-            // NM_DEVICE_TYPE_OVS_PORT and _OVS_BRIDGE
+            // NM_DEVICE_TYPE_OVS_INTERFACE 24, _OVS_PORT and _OVS_BRIDGE
             Space::OvsPort => self.add_device(&id.name, 25),
             Space::OvsBridge => self.add_device(&id.name, 26),
             Space::Vpn => {}
@@ -375,6 +463,14 @@ impl Machine {
             None => {
                 self.facts.vpns.retain(|a| a.uuid != uuid);
                 self.facts.vpns.push(active);
+            }
+        }
+        // ports named by uuid come up with their controller
+        for port in self.ports_of(uuid) {
+            let idle = self.facts.active(&port).is_none();
+            let saved = self.facts.profiles.iter().find(|p| p.id().as_ref() == Some(&port));
+            if let Some(uuid) = saved.map(|p| p.uuid().to_owned()).filter(|_| idle) {
+                self.activate(&port, &uuid);
             }
         }
         self.rules();

@@ -1,6 +1,6 @@
 //! The real node: netlink to look, NetworkManager to change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::facts::SavedProfile;
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
+use crate::ovs::Database;
 use crate::plan::profiles::differing_keys;
 use crate::plan::topology;
 use crate::scalar::Id;
@@ -20,6 +21,8 @@ use crate::transaction::Phase;
 
 /// How long devices may take to come to rest after a rollback.
 const REST: Duration = Duration::from_secs(60);
+/// How long NetworkManager may take to start the ports of a controller that it has started.
+const FOLLOW: Duration = Duration::from_secs(1);
 /// How long a device may take to go down before it is activated anew.
 const DOWN: Duration = Duration::from_secs(15);
 
@@ -50,6 +53,8 @@ struct Undo {
 pub struct LiveHost {
     kernel: Kernel,
     nm: NetworkManager,
+    /// The database of Open vSwitch.
+    pub ovs: Database,
     known: Mutex<Known>,
     undo: Mutex<Undo>,
     journal: Option<Journal>,
@@ -65,6 +70,7 @@ impl LiveHost {
         Ok(LiveHost {
             kernel,
             nm,
+            ovs: Database::default(),
             known: Mutex::default(),
             undo: Mutex::default(),
             journal: None,
@@ -153,7 +159,7 @@ impl LiveHost {
                 Ok(())
             }
             Step::Forget { iface, path, .. } => self.nm.forget(&iface.name, path).await,
-            Step::Activate { iface, uuid } => self.activate(iface, uuid).await,
+            Step::Activate { iface, uuid, .. } => self.activate(iface, uuid).await,
             Step::Reapply { iface, uuid } => match device(iface) {
                 Some(at) if self.nm.reapply(&at).await? => Ok(()),
                 _ => self.activate(iface, uuid).await,
@@ -191,6 +197,10 @@ impl LiveHost {
             }
             Effect::AltNames { link, add, remove } => self.alt_names(link, add, remove).await,
             Effect::File { path, content, mode } => super::files::put(path, content.as_deref(), *mode),
+            Effect::OvsDb {
+                external_ids,
+                other_config,
+            } => self.ovs.change(external_ids, other_config).await,
         }
     }
 
@@ -233,6 +243,34 @@ impl LiveHost {
         )))
     }
 
+    /// The profiles of this wave that NetworkManager starts by itself, after their controllers: anew since the last observation.
+    async fn followers(&self, wave: &[Step]) -> HashSet<String> {
+        let mut waiting: Vec<(&str, Option<String>)> = vec![];
+        for step in wave {
+            if let Step::Activate {
+                iface,
+                uuid,
+                follows: true,
+            } = step
+            {
+                waiting.push((uuid, self.known().active.get(iface).cloned()));
+            }
+        }
+        let mut begun = HashSet::new();
+        let begin = Instant::now();
+        while !waiting.is_empty() && begin.elapsed() < FOLLOW {
+            let Ok(active) = self.nm.active().await else { break };
+            waiting.retain(|(uuid, before)| match active.get(*uuid) {
+                Some(path) if Some(path) != before.as_ref() => !begun.insert((*uuid).to_owned()),
+                _ => true,
+            });
+            if !waiting.is_empty() {
+                tokio::time::sleep(FOLLOW / 20).await;
+            }
+        }
+        begun
+    }
+
     async fn activate(&self, iface: &Id, uuid: &str) -> Result<(), HostError> {
         let (connection, device) = {
             let known = self.known();
@@ -257,7 +295,11 @@ impl LiveHost {
             };
             let uuid = active.uuid.clone();
             let depth = topology::depth(&iface, &topology::Graph::new(), before);
-            lost.entry(depth).or_default().push(Step::Activate { iface, uuid });
+            lost.entry(depth).or_default().push(Step::Activate {
+                iface,
+                uuid,
+                follows: false,
+            });
         }
         let mut revived = Ok(());
         for wave in lost.values() {
@@ -316,7 +358,7 @@ impl Host for LiveHost {
             events.1.mark_unchanged();
         }
         let mut said = crate::facts::Facts::default();
-        let (facts, filled) = tokio::join!(self.kernel.dump(), self.nm.fill(&mut said));
+        let (facts, filled, ovs) = tokio::join!(self.kernel.dump(), self.nm.fill(&mut said), self.ovs.read());
         let mut facts = facts?;
         filled?;
         facts.devices = said.devices;
@@ -326,6 +368,8 @@ impl Host for LiveHost {
         facts.hostname.config = said.hostname.config;
         facts.nm_version = said.nm_version;
         super::files::fill(&mut facts);
+        facts.nm_capabilities = said.nm_capabilities;
+        facts.ovs = ovs;
         {
             let mut known = self.known();
             let of = |d: &crate::facts::Device| Id::in_space(d.interface.clone(), d.space());
@@ -375,7 +419,9 @@ impl Host for LiveHost {
     }
 
     async fn execute(&self, wave: &[Step]) -> Result<(), HostError> {
-        join_all(wave.iter().map(|step| self.carry_out(step)))
+        let begun = self.followers(wave).await;
+        let due = |step: &&Step| !matches!(step, Step::Activate { uuid, .. } if begun.contains(uuid));
+        join_all(wave.iter().filter(due).map(|step| self.carry_out(step)))
             .await
             .into_iter()
             .collect()

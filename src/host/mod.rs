@@ -176,6 +176,9 @@ pub enum Step {
         iface: Id,
         /// `connection.uuid`.
         uuid: String,
+        /// Its controller has been activated just before: NetworkManager brings the port up by itself, and doing it a second time
+        /// would tear down what has begun.
+        follows: bool,
     },
     /// `Device.Reapply` of its profile as saved; `ActivateConnection` where NetworkManager refuses.
     Reapply {

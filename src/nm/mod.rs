@@ -1,6 +1,6 @@
 //! NetworkManager's side of the node, over D-Bus: one GetManagedObjects and the profiles, turned into facts; and the calls that change things.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +162,9 @@ impl NetworkManager {
                 match interface.as_str() {
                     "org.freedesktop.NetworkManager" => {
                         facts.nm_version = string(properties, "Version");
+                        if let Some(Value::U32s(list)) = codec::property(properties, "Capabilities") {
+                            facts.nm_capabilities = list;
+                        }
                         facts.dns.global = global_dns(properties);
                     }
                     "org.freedesktop.NetworkManager.Settings" => {
@@ -200,7 +203,23 @@ impl NetworkManager {
             }
         }
         facts.devices.sort_by(|a, b| a.interface.cmp(&b.interface));
+        hide_taps(&mut facts.devices);
         Ok(())
+    }
+
+    /// What is active or on its way up (NM_ACTIVE_CONNECTION_STATE 1 and 2): the path of the active connection by the profile's uuid.
+    pub async fn active(&self) -> Result<HashMap<String, String>, HostError> {
+        let objects = self.objects().await?;
+        let mut active = HashMap::new();
+        for (at, interfaces) in &objects {
+            let found = interfaces
+                .iter()
+                .find(|(i, _)| i.as_str() == "org.freedesktop.NetworkManager.Connection.Active");
+            if let Some((_, properties)) = found.filter(|(_, p)| matches!(number(p, "State"), 1 | 2)) {
+                active.insert(string(properties, "Uuid"), at.to_string());
+            }
+        }
+        Ok(active)
     }
 
     async fn objects(&self) -> Result<ManagedObjects, HostError> {
@@ -394,6 +413,17 @@ fn vpn_fault(e: &zbus::Error) -> Option<String> {
     Some(format!(
         "the {plugin} plug-in of NetworkManager is missing: install NetworkManager-{plugin}"
     ))
+}
+
+/// Without its kernel module Open vSwitch makes an internal interface of a tap: NetworkManager then has a device of type
+/// OVS_INTERFACE (24) and one of type TUN (16) with that name, and the second says nothing.
+fn hide_taps(devices: &mut Vec<Device>) {
+    let ovs: HashSet<String> = devices
+        .iter()
+        .filter(|d| d.device_type == 24)
+        .map(|d| d.interface.clone())
+        .collect();
+    devices.retain(|d| d.device_type != 16 || !ovs.contains(&d.interface));
 }
 
 /// What we wanted away is away.

@@ -1,6 +1,6 @@
 //! Decides what to do: desired over current gives a `Plan`, a value that the host only carries out. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::Invalid;
@@ -9,9 +9,10 @@ use crate::host::{Effect, Observation, Step};
 use crate::profile::Profile;
 use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
-use crate::state::iface::{Interface, State};
+use crate::state::iface::{AnyKind, Interface, State};
 use crate::state::part::{Parts, alt_names};
 
+pub mod companions;
 pub mod diff;
 pub mod offline;
 pub mod profiles;
@@ -105,12 +106,13 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
         .map(ToString::to_string)
         .collect();
     lines.extend(sections.lines.iter().cloned());
-    let ids: std::collections::BTreeSet<&Id> = graph.keys().chain(sections.extra.keys()).collect();
+    let ids: BTreeSet<&Id> = graph.keys().chain(sections.extra.keys()).collect();
     for id in ids {
         match graph.get(id) {
             Some(t) if t.wish.is_absent() => steps.remove(id, t, seen, &mut lines),
             Some(t) if t.wish.base.state == Some(State::Down) => {
                 steps.scripts.extend(scripts(id, t, seen));
+                steps.take_members_down(id, &graph, seen);
                 steps.take_down(id, seen);
             }
             touched => steps.bring_up(id, touched, &graph, &sections, seen, &mut lines),
@@ -217,6 +219,14 @@ fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(),
 fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<String> {
     let mut warnings = vec![];
     for wish in &mut resolved.interfaces {
+        for key in wish.kind.ignored() {
+            if wish.drop_key(key) {
+                let (name, kind) = (wish.name(), wish.kind.type_name());
+                warnings.push(format!(
+                    "interfaces[{name}].{key}: means nothing on an {kind}; left out"
+                ));
+            }
+        }
         let link = seen.facts.link(wish.name());
         let forwarding = wish.ipv4.as_mut().and_then(|ip| ip.skip_unsupported(link, &seen.facts));
         for why in wish.kind.skip_unsupported(&seen.facts).into_iter().chain(forwarding) {
@@ -280,6 +290,7 @@ struct Steps {
     save: Vec<Step>,
     deactivate: Vec<Step>,
     activate: BTreeMap<usize, Vec<Step>>,
+    above: BTreeMap<Id, Id>,
     after: Vec<Step>,
     node: Vec<Step>,
 }
@@ -292,10 +303,21 @@ impl Steps {
             forget,
             save,
             deactivate,
-            activate,
+            mut activate,
+            above,
             after,
             node,
         } = self;
+        let begun = |s: &Step| match s {
+            Step::Activate { iface, .. } => Some(iface.clone()),
+            _ => None,
+        };
+        let begun: BTreeSet<Id> = activate.values().flatten().filter_map(begun).collect();
+        for step in activate.values_mut().flatten() {
+            if let Step::Activate { iface, follows, .. } = step {
+                *follows = above.get(iface).is_some_and(|c| begun.contains(c));
+            }
+        }
         let mut waves = vec![scripts, forget, save, deactivate];
         waves.extend(activate.into_values());
         waves.push(after);
@@ -339,7 +361,9 @@ impl Steps {
             .extend(Stock::of(id, seen).all().map(|saved| forget(id, saved)));
         let active = seen.facts.is_on(id);
         let label = format!("interfaces[{}]", id.name);
-        if (virtual_link || active || Stock::of(id, seen).base.is_some())
+        // a port of Open vSwitch is told by the interfaces behind it
+        if id.space != Space::OvsPort
+            && (virtual_link || active || Stock::of(id, seen).base.is_some())
             && !lines.iter().any(|l| l.starts_with(&label))
         {
             let why = if touched.named { "its profile" } else { &touched.because };
@@ -349,6 +373,19 @@ impl Steps {
             self.after.push(Step::RemoveLink { iface: id.clone() });
         } else if active {
             self.after.push(Step::Disconnect { iface: id.clone() });
+        }
+    }
+
+    /// What is behind companions: a port of Open vSwitch that connects by itself would bring its bridge up again.
+    fn take_members_down(&mut self, id: &Id, graph: &Graph, seen: &Observation) {
+        let companions = seen.interface(id).and_then(|c| c.kind.companions());
+        for companion in companions.into_iter().flatten() {
+            let members = companion.ports.iter().map(Id::kernel);
+            for id in members.chain([companion.interface.id()]) {
+                if !graph.contains_key(&id) {
+                    self.take_down(&id, seen);
+                }
+            }
         }
     }
 
@@ -409,11 +446,18 @@ impl Steps {
         if idle {
             return;
         }
-        let wire = keys.iter().flatten().any(|k| MEMBERSHIP.contains(&k.as_str()));
+        let fixed = |key: &str| {
+            let setting = key.split_once('.').map_or(key, |(setting, _)| setting);
+            MEMBERSHIP.contains(&key) || AnyKind::fixed_settings().any(|s| s == setting)
+        };
+        let wire = keys.iter().flatten().any(|k| fixed(k));
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
         let reapply = running && !wire && !recreate && !touched.renewed && (save || off != Off::Link);
         dropped_addresses(id, touched, seen, lines);
-        describe(&id.name, touched, &keys, save, running, lines);
+        match &controller {
+            Some(bridge) if id.space == Space::OvsPort => describe_port(&id.name, bridge, lines),
+            _ => describe(&id.name, touched, &keys, save, running, lines),
+        }
         if save {
             let path = stock.base.map(|b| b.path.clone());
             self.save.push(Step::Save {
@@ -426,8 +470,20 @@ impl Steps {
         let iface = id.clone();
         let step = match reapply {
             true => Step::Reapply { iface, uuid },
-            false => Step::Activate { iface, uuid },
+            false => Step::Activate {
+                iface,
+                uuid,
+                follows: false,
+            },
         };
+        // ports of Open vSwitch come up with what stands above them
+        if let Some(above) = controller
+            .as_ref()
+            .map(Interface::id)
+            .filter(|c| c.space != Space::Kernel)
+        {
+            self.above.insert(id.clone(), above);
+        }
         if running && recreate {
             self.deactivate.push(Step::Deactivate { iface: id.clone() });
         }
@@ -488,7 +544,8 @@ impl Off {
         if seen.interface(id).is_none() || moves {
             return Off::Link;
         }
-        if !touched.named {
+        // what a bridge's list says of a port of Open vSwitch is in that port's profile
+        if !touched.named && id.space != Space::OvsPort {
             return Off::Nothing;
         }
         let only = NetworkState {
@@ -499,9 +556,11 @@ impl Off {
         let found = verify::verify(&only, seen);
         let name = &id.name;
         let ports = format!("interfaces[{name}].{}", touched.wish.kind.ports_path());
+        // a port that is missing is mended on the port, unless it is an entry of Open vSwitch's
+        let behind = |path: &str| id.space != Space::OvsPort && path.starts_with(&ports);
         // kept outside the profile: nothing is mended by bringing the link up again
         let outside = [".alt-names", ".dispatch"].map(|key| format!("interfaces[{name}]{key}"));
-        let elsewhere = |path: &str| path.starts_with(&ports) || outside.iter().any(|o| path.starts_with(o));
+        let elsewhere = |path: &str| behind(path) || outside.iter().any(|o| path.starts_with(o));
         let mine: Vec<_> = found.iter().filter(|d| !elsewhere(&d.path)).collect();
         let ip = |path: &str| {
             [".ipv4", ".ipv6"]
@@ -523,7 +582,12 @@ fn controller_of(id: &Id, graph: &Graph, seen: &Observation) -> Option<Interface
         Some(touched) => Some(touched.wish.clone()),
         None => {
             let now = seen.interface(&controller).map(|c| c.kind.type_name());
-            let kind = now.or_else(|| graph.get(&controller).map(|t| t.wish.kind.type_name()))?;
+            let saved = || {
+                let saved = seen.profiles_of(&controller).next()?;
+                AnyKind::type_of_nm(saved.profile.str("connection", "type")?)
+            };
+            let planned = || graph.get(&controller).map(|t| t.wish.kind.type_name());
+            let kind = now.or_else(planned).or_else(saved)?;
             Some(Interface::bare(&controller.name, kind))
         }
     }
@@ -616,6 +680,14 @@ impl Steps {
             }
             self.node.push(Step::Effect(effect));
         }
+    }
+}
+
+/// A port of Open vSwitch shows as an entry of its bridge.
+fn describe_port(name: &str, bridge: &Interface, lines: &mut Vec<String>) {
+    let label = format!("interfaces[{}]", bridge.name());
+    if !lines.iter().any(|l| l.starts_with(&label)) {
+        lines.push(format!("{label}.bridge.port.{name}: its profile"));
     }
 }
 

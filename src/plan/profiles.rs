@@ -93,11 +93,16 @@ pub fn build(
         None => leave(&mut p),
     }
     let carries = |c: &Interface| c.kind.ports_carry_ip() || asked.kind.needs_controller();
-    let port = controller.is_some_and(|c| !carries(c)) || matches!(id.space, Space::OvsBridge | Space::OvsPort);
+    let port = controller.is_some_and(|c| !carries(c)) || id.space == Space::OvsPort;
     for ipv6 in [false, true] {
         let section = if ipv6 { "ipv6" } else { "ipv4" };
         if port {
             p.remove_setting(section);
+        } else if id.space == Space::OvsBridge {
+            // it has no use for them, but NetworkManager would fill in `auto`
+            if p.get(section, "method").is_none() {
+                Ip::disabled().to_profile(ipv6, &mut p);
+            }
         } else {
             ip(ipv6, touched, current, base.is_some(), &mut p);
         }

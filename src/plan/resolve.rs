@@ -30,12 +30,33 @@ pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkStat
         }
         resolved.interfaces.push(found);
     }
+    give_ports(&mut resolved, seen);
     for route in resolved.routes.iter_mut().flat_map(|r| r.config.iter_mut().flatten()) {
         if let Some(name) = &mut route.next_hop_interface {
             *name = kernel_name(name, seen).to_owned();
         }
     }
     Ok(resolved)
+}
+
+/// What cannot be without a port gets one of its own name, unless others name it as their controller.
+fn give_ports(resolved: &mut NetworkState, seen: &Observation) {
+    let joined = |name: &str| {
+        let mut others = resolved.interfaces.iter().filter(|i| i.is_up());
+        others.any(|i| i.base.controller.as_deref() == Some(name))
+    };
+    let bare = |i: &Interface| match i.kind.ports() {
+        Some(ports) => ports.is_empty(),
+        None => seen.interface(&i.id()).is_none() && seen.profiles_of(&i.id()).next().is_none(),
+    };
+    let given = |i: &Interface| i.is_up() && i.kind.needs_port() && bare(i) && !joined(i.name());
+    let poor: Vec<usize> = (0..resolved.interfaces.len())
+        .filter(|at| given(&resolved.interfaces[*at]))
+        .collect();
+    for at in poor {
+        let name = resolved.interfaces[at].base.name.clone();
+        resolved.interfaces[at].kind.set_ports(&[name]);
+    }
 }
 
 /// The part of the wish that must come first: cards whose virtual functions the rest names before they exist.
@@ -124,7 +145,13 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     found.kind.rename(&mut { kernel });
     found.base.controller.iter_mut().for_each(kernel);
     found.base.copy_mac_from.iter_mut().for_each(kernel);
-    if let Some(why) = scalar::bad_interface_name(&found.base.name).filter(|_| found.kind.space() != Space::Vpn) {
+    let kernel_link = found.kind.space() == Space::Kernel && !found.kind.is_patch();
+    let bad = match kernel_link {
+        true => scalar::bad_interface_name(&found.base.name),
+        false if found.kind.space() == Space::Vpn => None,
+        false => scalar::bad_long_name(&found.base.name),
+    };
+    if let Some(why) = bad {
         return Err(Invalid::new("name", why));
     }
     if found.is_absent() {
@@ -136,6 +163,8 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     let cx = Context {
         name: &found.base.name,
         new: found.is_up() && current.is_none() && profile.is_none(),
+        wish: &found,
+        facts: &seen.facts,
     };
     found.kind.validate(&cx)?;
     only_ethernet(&found, current)?;
@@ -262,6 +291,13 @@ fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), In
         (kind, _) if kind.nm_type().is_empty() => Err(Invalid::new(
             "type",
             format!("interfaces of type '{}' cannot be configured", kind.type_name()),
+        )),
+        (kind, _) if kind.is_internal() => Err(Invalid::new(
+            "type",
+            format!(
+                "{} is NetworkManager's own; list the port in its bridge",
+                kind.type_name()
+            ),
         )),
         (kind, None) if !kind.is_virtual() => Err(Invalid::new(
             "",

@@ -121,6 +121,7 @@ fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Map<S
     for (key, value) in wish.as_object().into_iter().flatten() {
         let back = match key.as_str() {
             "interfaces" | "description" | "routes" | "route-rules" => continue,
+            "ovn" => json!(resolved.ovn.as_ref().map(|o| o.revert(now.ovn.as_ref()))),
             _ => section(value, is.get(key).unwrap_or(&Value::Null)),
         };
         if back.as_object().is_some_and(|m| !m.is_empty()) {

@@ -6,8 +6,10 @@ use ipnet::IpNet;
 
 use crate::error::Invalid;
 use crate::host::{Effect, Observation};
-use crate::scalar::Id;
+use crate::scalar::{Id, Space};
 use crate::state::dns::{self, Dns};
+use crate::state::ovn::{self, Ovn};
+use crate::state::ovs_db;
 use crate::state::route::{self, Route};
 use crate::state::rule::Rule;
 use crate::state::{Hostname, NetworkState};
@@ -33,6 +35,7 @@ pub fn spread(resolved: &NetworkState, graph: &Graph, seen: &Observation) -> Res
     rules(resolved, graph, seen, &mut out)?;
     dns(resolved, graph, seen, &mut out)?;
     hostname(resolved, seen, &mut out);
+    ovs(resolved, seen, &mut out)?;
     Ok(out)
 }
 
@@ -352,4 +355,53 @@ fn dns_keeper(graph: &Graph, seen: &Observation) -> Option<String> {
         .find(|n| on(n) && auto(n))
         .or_else(|| names.iter().find(|n| on(n)));
     first.map(|n| (*n).clone())
+}
+
+/// Keys of the global row of Open vSwitch: its own section's, and the one in which OVN keeps its mappings.
+fn ovs(resolved: &NetworkState, seen: &Observation, out: &mut Sections) -> Result<(), Invalid> {
+    let section = match (&resolved.ovs_db, &resolved.ovn) {
+        (None, None) => return Ok(()),
+        (Some(_), _) => "ovs-db",
+        (None, Some(_)) => "ovn",
+    };
+    let Some(database) = &seen.facts.ovs else {
+        return Err(Invalid::new(section, ovs_db::SILENT));
+    };
+    let now = &database.ids;
+    let wish = resolved.ovs_db.clone().unwrap_or_default();
+    let mut external_ids = ovs_db::change(wish.external_ids.as_ref(), &now.external_ids);
+    let other_config = ovs_db::change(wish.other_config.as_ref(), &now.other_config);
+    if let Some(ovn) = &resolved.ovn {
+        bridges_exist(ovn, resolved, seen)?;
+        let mappings = ovn::current(&seen.facts);
+        let merged = ovn.merge(&mappings);
+        if merged != mappings {
+            external_ids.insert(ovn::KEY.to_owned(), ovn::text(&merged));
+        }
+    }
+    if !external_ids.is_empty() || !other_config.is_empty() {
+        out.effects.push(Effect::OvsDb {
+            external_ids,
+            other_config,
+        });
+    }
+    Ok(())
+}
+
+/// A mapping names a bridge that there is and that stays.
+fn bridges_exist(ovn: &Ovn, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    for (i, mapping) in ovn.mappings().enumerate().filter(|(_, m)| !m.is_absent()) {
+        let Some(bridge) = &mapping.bridge else { continue };
+        let id = Id::in_space(bridge.clone(), Space::OvsBridge);
+        let wish = resolved.interfaces.iter().find(|w| w.id() == id);
+        let there = seen.facts.ovs.as_ref().is_some_and(|o| o.bridges.contains_key(bridge));
+        let why = match wish {
+            Some(wish) if !wish.is_up() => "is not up after the same document",
+            None if !there => "is no bridge of Open vSwitch on the node, nor in this document",
+            _ => continue,
+        };
+        let path = format!("ovn.bridge-mappings[{i}].bridge");
+        return Err(Invalid::new(path, format!("'{bridge}' {why}")));
+    }
+    Ok(())
 }

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
+use crate::facts::SavedProfile;
 use crate::host::Observation;
-use crate::scalar::Id;
+use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Companion, Interface, State};
 use crate::state::part::ip::Ip;
 
+use super::companions;
 use super::resolve::kernel_name;
 
 /// Whose port an interface is after the plan.
@@ -68,7 +70,10 @@ pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Inva
     }
     claim_ports(&mut graph, resolved, seen)?;
     join_controllers(&mut graph, resolved, seen)?;
-    free_ports(&mut graph, resolved, seen);
+    free_ports(&mut graph, resolved, seen)?;
+    companions::empty(&mut graph, seen);
+    companions::leftovers(&mut graph, resolved, seen);
+    companions::belong(&graph, seen)?;
     pair_veths(&mut graph, resolved, seen);
     orphans(&mut graph, seen)?;
     strip_ip(&mut graph, resolved, seen)?;
@@ -150,7 +155,7 @@ fn claim_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -
             }
             if graph.contains_key(&id) || seen.interface(&id).is_some() {
                 implied(graph, &id, seen, format!("port of {}", controller.name()));
-            } else if let Some(made) = controller.kind.makes_port(&id.name) {
+            } else if let Some(made) = controller.kind.makes_port(controller.name(), &id.name) {
                 let because = format!("port of {}", controller.name());
                 graph.insert(id.clone(), Touched::implied(made, because));
             }
@@ -171,9 +176,9 @@ fn claimable(
 ) -> Result<(), String> {
     let id = Id::kernel(port);
     match graph.get(&id) {
-        None if seen.facts.link(port).is_none() && controller.kind.makes_port(port).is_none() => Err(format!(
-            "port '{listed}' does not exist on the node and is not in this document"
-        )),
+        None if seen.interface(&id).is_none() && controller.kind.makes_port(controller.name(), port).is_none() => Err(
+            format!("port '{listed}' does not exist on the node and is not in this document"),
+        ),
         Some(t) if t.wish.is_absent() => Err(format!("port '{listed}' is made absent by the same document")),
         Some(t) => match t.wish.base.controller.as_deref() {
             Some("") => Err(format!(
@@ -260,6 +265,11 @@ fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observati
 
 /// `controller` on a port edits the list of the controller's ports by one.
 fn join_one(graph: &mut Graph, port: &Interface, mut controller: Interface, seen: &Observation) {
+    if controller.kind.ports().is_none()
+        && let Some(now) = seen.interface(&controller.id())
+    {
+        controller = now.clone();
+    }
     let already = controller
         .kind
         .ports()
@@ -273,10 +283,7 @@ fn join_one(graph: &mut Graph, port: &Interface, mut controller: Interface, seen
         return;
     }
     if !already {
-        let mut names = seen
-            .controller(controller.name())
-            .and_then(|c| c.kind.ports())
-            .unwrap_or_default();
+        let mut names = controller.kind.ports().unwrap_or_default();
         names.push(port.name().to_owned());
         controller.kind.set_ports(&names);
     }
@@ -300,7 +307,7 @@ fn join_one(graph: &mut Graph, port: &Interface, mut controller: Interface, seen
 }
 
 /// Ports that lose their controller: not listed any more, or the controller goes.
-fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
+fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
     for wish in &resolved.interfaces {
         let Some(current) = seen.interface(&wish.id()) else {
             continue;
@@ -319,9 +326,12 @@ fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
             // a tap that a hypervisor put there is its own business
             let others = seen.facts.device(&port).is_none_or(|d| d.external() || d.state <= 10);
             let settled = |t: &Touched| t.member != Membership::Keeps || t.wish.is_absent();
+            let kept = seen.interface(&id).is_some_and(|p| wish.kind.keeps_extra(p));
             if listed.contains(&port)
                 || graph.get(&id).is_some_and(settled)
                 || (others && !wish.kind.wants_no_extra_ports())
+                || kept
+                || foreign(wish, &port, seen)?
             {
                 continue;
             }
@@ -332,13 +342,24 @@ fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
                 false => touched.member = Membership::Leaves,
             }
         }
-        for companion in current.kind.companions().unwrap_or_default() {
-            let gone = format!("no longer a port of {}", wish.name());
-            let touched = implied(graph, &companion.interface.id(), seen, gone);
-            if touched.member == Membership::Keeps {
-                touched.wish.base.state = Some(State::Absent);
-            }
-        }
+    }
+    Ok(())
+}
+
+/// A port in the database of Open vSwitch that is not NetworkManager's: it stays, as nothing of NetworkManager's could take it out.
+fn foreign(wish: &Interface, port: &str, seen: &Observation) -> Result<bool, Invalid> {
+    let foreign = seen
+        .facts
+        .ovs_interface(port)
+        .is_some_and(|row| row.ids.nm_uuid().is_none());
+    match foreign && wish.is_up() && wish.kind.wants_no_extra_ports() {
+        true => Err(Invalid::new(
+            format!("interfaces[{}].bridge.allow-extra-ports", wish.name()),
+            format!(
+                "port '{port}' was put there with ovs-vsctl or by another program; NetworkManager cannot take it out"
+            ),
+        )),
+        false => Ok(foreign),
     }
 }
 
@@ -497,14 +518,16 @@ fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> 
         else {
             continue;
         };
+        // nobody knows the port of Open vSwitch between
+        let above = match controller.space {
+            Space::OvsPort => controller_after(&controller, graph, seen).unwrap_or(controller),
+            _ => controller,
+        };
         for (section, ip) in [("ipv4", &touched.wish.ipv4), ("ipv6", &touched.wish.ipv6)] {
             if ip.as_ref().is_some_and(Ip::is_enabled) {
                 return Err(Invalid::new(
                     format!("interfaces[{}].{section}.enabled", id.name),
-                    format!(
-                        "{} is a port of {} and cannot carry IP addresses",
-                        id.name, controller.name
-                    ),
+                    format!("{} is a port of {} and cannot carry IP addresses", id.name, above.name),
                 ));
             }
         }
@@ -534,13 +557,19 @@ pub fn controller_now(id: &Id, seen: &Observation) -> Option<Id> {
     if let Some(above) = seen.behind(id) {
         return Some(above.clone());
     }
-    let name = seen
-        .interface(id)?
-        .base
-        .controller
-        .as_deref()
-        .filter(|c| !c.is_empty())?;
+    let Some(current) = seen.interface(id) else {
+        return saved_controller(id, seen);
+    };
+    let name = current.base.controller.as_deref().filter(|c| !c.is_empty())?;
     Some(seen.controller(name).map_or_else(|| Id::kernel(name), Interface::id))
+}
+
+/// Whose port an interface that is down will be again, by its profile.
+fn saved_controller(id: &Id, seen: &Observation) -> Option<Id> {
+    let saved = seen.profiles_of(id).next()?;
+    let master = saved.profile.str("connection", "master")?;
+    let by_uuid = seen.facts.profile(master).and_then(SavedProfile::id);
+    by_uuid.or_else(|| seen.link(master).map(Interface::id))
 }
 
 /// Whose port an interface is after the plan.

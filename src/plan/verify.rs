@@ -7,7 +7,7 @@ use crate::host::Observation;
 use crate::state::dns::Dns;
 use crate::state::iface::{Interface, State};
 use crate::state::tree::{self, Missing};
-use crate::state::{HIDDEN, Hostname, NetworkState};
+use crate::state::{HIDDEN, Hostname, NetworkState, ovn, ovs_db};
 
 use super::resolve::comparable;
 
@@ -49,6 +49,7 @@ pub fn verify(expect: &NetworkState, seen: &Observation) -> Vec<Difference> {
     rules(expect, seen, &mut out);
     dns(expect, seen, &mut out);
     hostname(expect, seen, &mut out);
+    ovs(expect, seen, &mut out);
     out
 }
 
@@ -108,6 +109,10 @@ fn interface(wish: &Interface, seen: &Observation, out: &mut Vec<Difference>) {
                 out.push(difference(format!("{label}.state"), word(c.base.state), "up"));
             }
             properties(wish, Some(c), &label, out);
+            for (port, why) in wish.kind.port_faults(wish.name(), &seen.facts) {
+                let path = format!("{label}.{}.{port}", wish.kind.ports_path());
+                out.push(difference(path, why, "working"));
+            }
         }
         _ => {}
     }
@@ -299,6 +304,33 @@ fn dns(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
                 format!("[{}]", now.join(", ")),
                 format!("[{}]", want.join(", ")),
             ));
+        }
+    }
+}
+
+fn ovs(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
+    let now = seen.facts.ovs.as_ref().map(|o| o.ids.clone()).unwrap_or_default();
+    let none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    if let Some(wish) = &expect.ovs_db {
+        for ((column, wish), now) in wish.maps().into_iter().zip([&now.external_ids, &now.other_config]) {
+            for (key, want) in ovs_db::change(wish, now) {
+                let path = format!("ovs-db.{column}.{key}");
+                out.push(difference(path, none(now.get(&key).cloned()), none(want)));
+            }
+        }
+    }
+    if let Some(wish) = &expect.ovn {
+        let now = ovn::current(&seen.facts);
+        let merged = wish.merge(&now);
+        for localnet in wish.mappings().map(|m| &m.localnet) {
+            let (want, is) = (merged.get(localnet).cloned(), now.get(localnet).cloned());
+            if want != is {
+                out.push(difference(
+                    format!("ovn.bridge-mappings.{localnet}"),
+                    none(is),
+                    none(want),
+                ));
+            }
         }
     }
 }

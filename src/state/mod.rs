@@ -10,6 +10,8 @@ use crate::scalar::Space;
 
 pub mod dns;
 pub mod iface;
+pub mod ovn;
+pub mod ovs_db;
 pub mod part;
 pub mod route;
 pub mod rule;
@@ -17,7 +19,9 @@ pub mod tree;
 
 use dns::DnsResolver;
 use iface::{AnyKind, Base, Interface, State, from_value};
+use ovn::Ovn;
 use part::ip::Ip;
+use part::ovs_ids::OvsIds;
 use route::Routes;
 use rule::Rules;
 
@@ -81,6 +85,12 @@ pub struct NetworkState {
     pub routes: Option<Routes>,
     /// Interfaces.
     pub interfaces: Vec<Interface>,
+    /// Free keys of Open vSwitch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ovs_db: Option<OvsIds>,
+    /// OVN's physical networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ovn: Option<Ovn>,
 }
 
 impl NetworkState {
@@ -102,6 +112,8 @@ impl NetworkState {
             dns_resolver: section(&mut map, "dns-resolver")?,
             route_rules: section(&mut map, "route-rules")?,
             routes: section(&mut map, "routes")?,
+            ovs_db: section(&mut map, "ovs-db")?,
+            ovn: section(&mut map, "ovn")?,
             interfaces: match map.remove("interfaces") {
                 None | Some(Value::Null) => vec![],
                 Some(Value::Array(list)) => parse_interfaces(list)?,
@@ -126,6 +138,12 @@ impl NetworkState {
     fn settle(&mut self) -> Result<(), Invalid> {
         let hostname = self.hostname.as_ref().map_or(Ok(()), Hostname::validate);
         hostname.map_err(|e| e.under("hostname"))?;
+        if let Some(ids) = &self.ovs_db {
+            ovs_db::validate(ids).map_err(|e| e.under("ovs-db"))?;
+        }
+        if let Some(ovn) = &self.ovn {
+            ovn.validate().map_err(|e| e.under("ovn"))?;
+        }
         if let Some(config) = self.dns_resolver.as_ref().and_then(|d| d.config.as_ref()) {
             config.validate().map_err(|e| e.under("dns-resolver.config"))?;
         }
@@ -156,7 +174,8 @@ impl NetworkState {
 
     /// Renders what the edges saw.
     pub fn from_facts(facts: &Facts) -> Self {
-        let mut interfaces: Vec<Interface> = facts.links.iter().map(|l| interface_from_facts(l, facts)).collect();
+        let links = facts.links.iter().filter(|l| !hidden(l));
+        let mut interfaces: Vec<Interface> = links.map(|l| interface_from_facts(l, facts)).collect();
         interfaces.extend(AnyKind::beyond_links(facts));
         interfaces.sort_by_key(Interface::id);
         let hostname = Hostname {
@@ -170,6 +189,8 @@ impl NetworkState {
             route_rules: Some(rule::from_facts(facts)),
             routes: Some(route::from_facts(facts)),
             interfaces,
+            ovs_db: ovs_db::from_facts(facts),
+            ovn: Ovn::from_facts(facts),
         }
     }
 
@@ -283,6 +304,8 @@ impl NetworkState {
         NetworkState {
             hostname: None,
             dns_resolver: None,
+            ovs_db: None,
+            ovn: None,
             ..self
         }
     }
@@ -330,9 +353,16 @@ fn parse_interfaces(list: Vec<Value>) -> Result<Vec<Interface>, Invalid> {
     Ok(interfaces)
 }
 
+/// Links in which Open vSwitch keeps a datapath: they are nobody's interfaces.
+fn hidden(link: &Link) -> bool {
+    matches!(link.name.as_str(), "ovs-system" | "ovs-netdev")
+}
+
 /// `type` of a link, by its kind and hardware type.
-fn type_of(link: &Link) -> &str {
+fn type_of<'a>(link: &'a Link, facts: &Facts) -> &'a str {
     match link.kind.as_deref() {
+        // without its kernel module Open vSwitch makes taps
+        Some("tun") if facts.ovs_interface(&link.name).is_some_and(|i| i.kind == "internal") => "ovs-interface",
         Some("bridge") => "linux-bridge",
         Some("macvlan") => "mac-vlan",
         Some("macvtap") => "mac-vtap",
@@ -350,7 +380,7 @@ fn type_of(link: &Link) -> &str {
 }
 
 fn interface_from_facts(link: &Link, facts: &Facts) -> Interface {
-    let kind = AnyKind::from_facts(type_of(link), link, facts);
+    let kind = AnyKind::from_facts(type_of(link, facts), link, facts);
     let mut base = Base::from_facts(link, facts);
     if kind.nm_type().is_empty() {
         base.state = Some(State::Ignore);

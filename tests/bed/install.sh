@@ -23,6 +23,7 @@ lacks ip iproute2
 lacks ping iputils-ping
 lacks nsenter util-linux
 lacks openssl openssl
+lacks ovs-vswitchd openvswitch-switch
 if ! python -c 'import asyncio, ctypes, json' 2>/dev/null; then
   lacking+=(python3)
   want+=(python3)

@@ -16,13 +16,16 @@
 #       --far NETNS          put mgmt0's far end into this existing namespace, which answers DNS already
 #       --id ID              prefix for namespaces nw<ID>-… (default: a free one)
 #       --log-level LEVEL    of NetworkManager (default INFO, which shows every audited D-Bus operation)
+#       --ovs                with Open vSwitch (ovsdb-server, ovs-vswitchd) and a NetworkManager that has its
+#                            plug-in (nm-ovs.sh)
 #   node.sh exec DIR COMMAND…          runs COMMAND in the node (network, mount and UTS namespace, its D-Bus)
 #   node.sh silence DIR CIDR           the far side drops all packets from CIDR from now on, silently
 #   node.sh unsilence DIR CIDR
 #   node.sh restart-nm DIR             ends this node's NetworkManager and starts it again
+#   node.sh stop-ovs DIR               ends this node's ovsdb-server
 #   node.sh down DIR                   ends all its processes, deletes its namespaces; keeps DIR's logs
 #
-# DIR/env: NODE INDEX NETNS FAR_NETNS WIRE_NETNS MNT_PID BUS_PID NM_PID NM_LOG NM_DIR GATEWAY ADDRESS
+# DIR/env: NODE INDEX NETNS FAR_NETNS WIRE_NETNS MNT_PID BUS_PID NM_PID NM_LOG NM_DIR GATEWAY ADDRESS OVSDB_PID
 #          DBUS_SYSTEM_BUS_ADDRESS
 # NM_DIR/etc and NM_DIR/lib are the node's /etc/NetworkManager and /var/lib/NetworkManager.
 set -euo pipefail
@@ -62,8 +65,22 @@ in_node() { nsenter -t "$MNT_PID" -n -m -u -- "$@"; }
 
 start_nm() {
   start "$NM_LOG" nsenter -t "$MNT_PID" -n -m -u -- \
-    env "DBUS_SYSTEM_BUS_ADDRESS=$DBUS_SYSTEM_BUS_ADDRESS" NetworkManager --debug
+    env "DBUS_SYSTEM_BUS_ADDRESS=$DBUS_SYSTEM_BUS_ADDRESS" "$NM_BIN" --debug
   NM_PID=$started
+}
+
+# Its database and sockets are below the node's own /run. The userspace datapath needs no kernel module.
+start_ovs() {
+  in_node sh -c 'mkdir -p /run/openvswitch && ovsdb-tool create /run/openvswitch/conf.db' || die "no database for Open vSwitch"
+  start "$dir/ovsdb.log" nsenter -t "$MNT_PID" -n -m -u -- ovsdb-server /run/openvswitch/conf.db \
+    --remote=punix:/run/openvswitch/db.sock --unixctl=/run/openvswitch/ovsdb.ctl --no-chdir -vconsole:info -vsyslog:off
+  OVSDB_PID=$started
+  wait_for 5 ovsdb-server in_node test -S /run/openvswitch/db.sock || { cat "$dir/ovsdb.log" >&2; exit 1; }
+  in_node ovs-vsctl --no-wait init
+  start "$dir/vswitchd.log" nsenter -t "$MNT_PID" -n -m -u -- ovs-vswitchd unix:/run/openvswitch/db.sock \
+    --unixctl=/run/openvswitch/vswitchd.ctl --no-chdir -vconsole:info -vsyslog:off
+  wait_for 10 ovs-vswitchd in_node ovs-appctl -t /run/openvswitch/vswitchd.ctl version ||
+    { cat "$dir/vswitchd.log" >&2; exit 1; }
 }
 
 settled() {
@@ -78,7 +95,7 @@ settled() {
 write_env() {
   local name
   for name in ID NODE INDEX NETNS FAR_NETNS WIRE_NETNS MNT_PID BUS_PID NM_PID NM_LOG NM_DIR GATEWAY \
-    ADDRESS DBUS_SYSTEM_BUS_ADDRESS LINKS MGMT; do
+    ADDRESS DBUS_SYSTEM_BUS_ADDRESS LINKS MGMT NM_BIN OVSDB_PID; do
     printf '%s=%q\n' "$name" "${!name:-}"
   done >"$dir/env.new"
   mv "$dir/env.new" "$dir/env"
@@ -105,7 +122,7 @@ up() {
   dir=$(realpath -m "$1") NODE=$2
   shift 2
   local far='' level=INFO dead='' no_dns='' profile='' list=eth1,eth2
-  INDEX=1 ID='' mgmt=1
+  INDEX=1 ID='' mgmt=1 NM_BIN=NetworkManager OVSDB_PID='' ovs=''
   while [ $# -gt 0 ]; do
     case $1 in
       --index) INDEX=$2; shift ;;
@@ -118,6 +135,7 @@ up() {
       --far) far=$2; shift ;;
       --id) ID=$2; shift ;;
       --log-level) level=$2; shift ;;
+      --ovs) ovs=1 ;;
       *) die "unknown option '$1'" ;;
     esac
     shift
@@ -125,6 +143,7 @@ up() {
   [[ $NODE =~ ^[a-z0-9.-]+$ ]] || die "a node's name has small letters, digits, '-' and '.': '$NODE'"
   need_root
   "$bed/install.sh" --check || die "run tests/bed/install.sh first"
+  if [ -n "$ovs" ]; then NM_BIN=$("$bed/nm-ovs.sh"); fi
   short_enough "$dir"
   case $dir/ in /run/* | /sys/* | /proc/*) die "the run directory must not be below /run, /sys or /proc" ;; esac
   [ ! -e "$dir/env" ] || die "$dir is in use: node.sh down $dir"
@@ -204,6 +223,7 @@ XML
   start "$dir/bus.log" nsenter -t "$MNT_PID" -n -m -u -- dbus-daemon --config-file="$dir/bus.conf" --nofork --nopidfile
   BUS_PID=$started
   wait_for 5 "dbus-daemon" test -S "$dir/bus" || { cat "$dir/bus.log" >&2; exit 1; }
+  if [ -n "$ovs" ]; then start_ovs; fi
   start_nm
   write_env
   if [ -n "$mgmt" ] && [ -z "$far" ]; then dns_answers "$dir"; fi
@@ -256,5 +276,6 @@ case $verb in
     write_env
     wait_for 15 "NetworkManager to settle" settled
     ;;
+  stop-ovs) load "$1"; kill "$OVSDB_PID" ;;
   *) usage ;;
 esac

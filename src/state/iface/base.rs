@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{Profile, Value};
-use crate::scalar::{self, Space};
+use crate::scalar::{self, Id, Space};
 use crate::state::part::alt_names;
 
 /// `state` of an interface.
@@ -239,26 +239,30 @@ impl Base {
 
     /// What the kernel and the active profile say.
     pub fn from_facts(link: &Link, facts: &Facts) -> Self {
-        let device = facts.device(&link.name);
-        let own = device
-            .filter(|d| !d.external())
-            .and_then(|_| facts.active_profile(&link.name));
-        let profile = own.map(|p| &p.profile);
-        let id = profile.and_then(|p| p.str("connection", "id"));
-        let controller = link
-            .controller
-            .and_then(|c| facts.link_by_index(c))
-            .map(|l| l.name.clone());
+        Base::of(&Id::kernel(&link.name), link, facts)
+    }
+
+    /// The same for what may be no kernel link: `link` is then what one would be.
+    pub fn of(id: &Id, link: &Link, facts: &Facts) -> Self {
+        let device = facts.device_of(id);
+        let active = device.filter(|d| !d.external()).and_then(|d| d.active.as_ref());
+        let profile = active.and_then(|a| facts.profile(&a.uuid)).map(|p| &p.profile);
+        let profile_name = profile.and_then(|p| p.str("connection", "id"));
+        let default = profile.map(|p| Self::default_id(&link.name, p)).unwrap_or_default();
+        // the kernel only knows ovs-system, which all bridges of Open vSwitch share
+        let ovs = facts.ovs_interface(&link.name).map(|i| i.bridge.clone());
+        let kernel = || facts.link_by_index(link.controller?).map(|l| l.name.clone());
+        let controller = ovs.or_else(kernel);
         let alt = |n: &String| AltName {
             name: n.clone(),
             state: None,
         };
         Base {
             name: link.name.clone(),
-            profile_name: id.filter(|id| *id != link.name).map(str::to_owned),
+            profile_name: profile_name.filter(|n| *n != default).map(str::to_owned),
             description: profile.and_then(Self::description).filter(|d| !d.is_empty()),
             driver: link.driver.clone(),
-            state: Some(Self::state(link, facts)),
+            state: Some(Self::state(id, link, facts)),
             identifier: profile.map(Self::identifier),
             mac_address: link.mac.clone(),
             permanent_mac_address: link.permanent_mac.clone(),
@@ -274,9 +278,18 @@ impl Base {
         }
     }
 
-    fn state(link: &Link, facts: &Facts) -> State {
+    /// `connection.id` where the user gives no name.
+    fn default_id(name: &str, profile: &Profile) -> String {
+        let nm_type = profile.str("connection", "type").unwrap_or_default();
+        format!("{name}{}", super::AnyKind::id_suffix(nm_type))
+    }
+
+    fn state(id: &Id, link: &Link, facts: &Facts) -> State {
         let up = link.admin_up && link.running;
-        match facts.device(&link.name) {
+        let foreign = |row: &crate::facts::OvsInterface| row.kind == "internal" && row.ids.nm_uuid().is_none();
+        match facts.device_of(id) {
+            // NetworkManager calls it disconnected, but it is up and others use it
+            _ if facts.ovs_interface(&link.name).is_some_and(foreign) => State::Ignore,
             Some(d) if d.state <= 10 => State::Ignore,
             // 20 unavailable, 30 disconnected: NetworkManager holds it down
             Some(d) if d.state <= 30 => State::Down,
@@ -340,7 +353,7 @@ impl Base {
         if let Some(id) = profile_name {
             profile.put("connection", "id", id.clone());
         } else if profile.str("connection", "id").is_none() {
-            profile.put("connection", "id", name.clone());
+            profile.put("connection", "id", Self::default_id(name, profile));
         }
         if let Some(text) = description {
             Self::describe(text, profile);

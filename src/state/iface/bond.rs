@@ -154,6 +154,7 @@ impl Kind for Bond {
     const SECTIONS: &'static [&'static str] = &["link-aggregation", "bond"];
     const NM_TYPE: &'static str = "bond";
     const VIRTUAL: bool = true;
+    const COPIES_MAC: bool = true;
     const CONTROLLER: bool = true;
     const PORT_TYPE: &'static str = "bond";
     const PORT_SETTING: &'static str = "bond-port";

@@ -60,7 +60,8 @@ pub enum TrunkTag {
 }
 
 impl TrunkTag {
-    fn bounds(self) -> (u16, u16) {
+    /// First and last.
+    pub fn bounds(self) -> (u16, u16) {
         match self {
             TrunkTag::Id(id) => (id, id),
             TrunkTag::IdRange { min, max } => (min, max),

@@ -26,6 +26,9 @@ pub mod loopback;
 pub mod macsec;
 pub mod macvlan;
 pub mod other;
+pub mod ovs_bridge;
+pub mod ovs_interface;
+pub mod ovs_port;
 pub mod tun;
 pub mod veth;
 pub mod vlan;
@@ -53,6 +56,12 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     const SPACE: Space = Space::Kernel;
     /// The setting in which NetworkManager keeps its MTU and promiscuity; empty where it has neither.
     const LINK_SETTING: &'static str = "802-3-ethernet";
+    /// What `connection.id` has behind the interface's name where the user gives no `profile-name`: things of Open vSwitch share names.
+    const ID_SUFFIX: &'static str = "";
+    /// Made only by us, between other interfaces: nobody writes it in a document.
+    const INTERNAL: bool = false;
+    /// Keys of an interface that mean nothing here: they are left out with a warning.
+    const IGNORED: &'static [&'static str] = &[];
     /// Paths of secrets below the interface: `macsec/mka-cak`. Lists are walked through, with the key by which their items
     /// are told apart: `wireguard/peers[public-key]/preshared-key`.
     const SECRETS: &'static [&'static str] = &[];
@@ -131,14 +140,28 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     }
     /// Where its ports stand in the document.
     const PORTS_PATH: &'static str = "bridge.port";
+    /// It cannot be without a port: where none is given it gets one of its own name.
+    const NEEDS_PORT: bool = false;
     /// It lives only as a port, and may carry IP addresses as one (an interface of Open vSwitch).
     const NEEDS_CONTROLLER: bool = false;
     /// Takes out ports that are not listed, even those that others put there.
     fn wants_no_extra_ports(&self) -> bool {
         false
     }
-    /// The interface that it makes of a listed port that exists nowhere.
-    fn makes_port(&self, _port: &str) -> Option<Interface> {
+    /// Its ports that are there but do not work, and why. It is called `name`.
+    fn port_faults(&self, _name: &str, _facts: &Facts) -> Vec<(String, String)> {
+        vec![]
+    }
+    /// Leaves this port alone though it is not listed.
+    fn keeps_extra(&self, _port: &Interface) -> bool {
+        false
+    }
+    /// One end of a cable between two bridges.
+    fn is_patch(&self) -> bool {
+        false
+    }
+    /// The interface that the one called `name` makes of a listed port that exists nowhere.
+    fn makes_port(&self, _name: &str, _port: &str) -> Option<Interface> {
         None
     }
     /// The other end that is made with it, as seen from the end called `name`.
@@ -169,6 +192,10 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn link_kind(_profile: &Profile) -> &'static str {
         Self::LINK_KIND
     }
+    /// Whether there is a kernel link of an active profile.
+    fn makes_link(_profile: &Profile) -> bool {
+        true
+    }
     /// What NetworkManager takes for granted where a profile leaves this key of its settings out (nm-settings-nmcli(5)),
     /// if it is not nothing (0, false, empty).
     fn nm_default(_setting: &str, _key: &str) -> Option<profile::Value> {
@@ -176,6 +203,8 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     }
     /// The setting that holds what the controller wants of a port; it goes when the port leaves.
     const PORT_SETTING: &'static str = "";
+    /// Settings of its profile of which NetworkManager takes no change by Reapply.
+    const FIXED_SETTINGS: &'static [&'static str] = &[];
     /// Brings two readings to one form before they are compared: sorts, expands, drops what is only for reading.
     fn normalise(_tree: &mut Map<String, Value>) {}
     /// A difference at `path` that the kernel makes by rounding or by not telling. `current` is the whole reading.
@@ -217,6 +246,10 @@ pub struct Context<'a> {
     pub name: &'a str,
     /// It does not exist yet, not even as a profile, and is wanted.
     pub new: bool,
+    /// The whole entry.
+    pub wish: &'a Interface,
+    /// The node.
+    pub facts: &'a Facts,
 }
 
 macro_rules! kinds {
@@ -310,6 +343,39 @@ macro_rules! kinds {
                 each!(self, k => k.shares_mac(), _o => false)
             }
 
+            /// Whether there is a kernel link of a profile of this `connection.type`.
+            pub fn makes_link(nm_type: &str, profile: &Profile) -> bool {
+                $(if nm_type == <$ty>::NM_TYPE { return <$ty>::makes_link(profile); })*
+                true
+            }
+
+            /// `type` of a profile with this `connection.type`.
+            pub fn type_of_nm(nm_type: &str) -> Option<&'static str> {
+                $(if nm_type == <$ty>::NM_TYPE { return Some(<$ty>::TYPE); })*
+                None
+            }
+
+            /// What `connection.id` has behind the name, by `connection.type`.
+            pub fn id_suffix(nm_type: &str) -> &'static str {
+                $(if nm_type == <$ty>::NM_TYPE { return <$ty>::ID_SUFFIX; })*
+                ""
+            }
+
+            /// Nobody writes it in a document.
+            pub fn is_internal(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::INTERNAL,)* AnyKind::Other(_) => false }
+            }
+
+            /// Keys of an interface that mean nothing here.
+            pub fn ignored(&self) -> &'static [&'static str] {
+                match self { $(AnyKind::$variant(_) => <$ty>::IGNORED,)* AnyKind::Other(_) => &[] }
+            }
+
+            /// It cannot be without a port.
+            pub fn needs_port(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::NEEDS_PORT,)* AnyKind::Other(_) => false }
+            }
+
             /// Where its name is unique.
             pub fn space(&self) -> Space {
                 match self { $(AnyKind::$variant(_) => <$ty>::SPACE,)* AnyKind::Other(_) => Space::Kernel }
@@ -334,6 +400,13 @@ macro_rules! kinds {
             /// Settings that only ports have, of all types.
             pub fn port_settings() -> impl Iterator<Item = &'static str> {
                 [$(<$ty>::PORT_SETTING),*].into_iter().filter(|s| !s.is_empty())
+            }
+
+            /// Settings of which NetworkManager takes no change by Reapply, of all types.
+            pub fn fixed_settings() -> impl Iterator<Item = &'static str> {
+                let mut all: Vec<&'static str> = vec![];
+                $(all.extend(<$ty>::FIXED_SETTINGS);)*
+                all.into_iter()
             }
 
             /// What the kernel and NetworkManager say of a link.
@@ -456,9 +529,21 @@ macro_rules! kinds {
             pub fn wants_no_extra_ports(&self) -> bool {
                 each!(self, k => k.wants_no_extra_ports(), _o => false)
             }
+            /// Its ports that are there but do not work, and why.
+            pub fn port_faults(&self, name: &str, facts: &Facts) -> Vec<(String, String)> {
+                each!(self, k => k.port_faults(name, facts), _o => vec![])
+            }
+            /// Leaves this port alone though it is not listed.
+            pub fn keeps_extra(&self, port: &Interface) -> bool {
+                each!(self, k => k.keeps_extra(port), _o => false)
+            }
+            /// One end of a cable between two bridges.
+            pub fn is_patch(&self) -> bool {
+                each!(self, k => k.is_patch(), _o => false)
+            }
             /// The interface that it makes of a listed port that exists nowhere.
-            pub fn makes_port(&self, port: &str) -> Option<Interface> {
-                each!(self, k => k.makes_port(port), _o => None)
+            pub fn makes_port(&self, name: &str, port: &str) -> Option<Interface> {
+                each!(self, k => k.makes_port(name, port), _o => None)
             }
             /// The other end that is made with it.
             pub fn other_end(&self, name: &str) -> Option<Interface> {
@@ -520,6 +605,9 @@ kinds! {
     IpVlan => ipvlan::IpVlan,
     Xfrm => xfrm::Xfrm,
     Tun => tun::Tun,
+    OvsBridge => ovs_bridge::OvsBridge,
+    OvsPort => ovs_port::OvsPort,
+    OvsInterface => ovs_interface::OvsInterface,
 }
 
 /// An interface: what all have, IP, and the sections of its type.
@@ -648,6 +736,18 @@ impl Interface {
         parts
             .chain(self.kind.secrets().iter().map(|s| (*s).to_owned()))
             .collect()
+    }
+
+    /// Takes out a key that means nothing here. True where it asked for something.
+    pub fn drop_key(&mut self, key: &str) -> bool {
+        match key {
+            "mtu" => self.base.mtu.take().is_some(),
+            "mac-address" => self.base.mac_address.take().is_some(),
+            "accept-all-mac-addresses" => self.base.accept_all_mac_addresses.take() == Some(true),
+            "ipv4" => self.ipv4.take().is_some_and(|ip| ip.is_enabled()),
+            "ipv6" => self.ipv6.take().is_some_and(|ip| ip.is_enabled()),
+            _ => false,
+        }
     }
 
     /// Replaces secrets by a placeholder.

@@ -20,6 +20,7 @@ pub mod ieee8021x;
 pub mod ip;
 pub mod lldp;
 pub mod mptcp;
+pub mod ovs_ids;
 pub mod sriov;
 
 /// What a part knows about itself. All pure.
@@ -180,6 +181,7 @@ parts! {
     ieee8021x: ieee8021x::Ieee8021x,
     ethtool: ethtool::Ethtool,
     dispatch: dispatch::Dispatch,
+    ovs_ids: ovs_ids::OvsIds,
 }
 
 fn part<T: Part>(value: Option<Value>) -> Result<Option<T>, Invalid> {
