@@ -18,6 +18,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 const VERIFY: Duration = Duration::from_secs(5);
 /// The end of waiting, however much still changes: 30 s is what STP takes to forward (2 × forward delay of 15 s).
 const VERIFY_LIMIT: Duration = Duration::from_secs(35);
+/// The longest pause between two looks.
+const LOOK: Duration = Duration::from_millis(250);
 /// What somebody else put on an interface stays there: after this long without an event nobody is going to take it away.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long the probes may take to pass again after a rollback.
@@ -352,7 +354,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
                 "" => format!("{} is missing ({})", d.path, d.desired),
                 current => format!("{} is {current}, not {}", d.path, d.desired),
             });
-            let shown: Vec<String> = unheard.into_iter().chain(differences).take(3).collect();
+            let shown: Vec<String> = unheard.iter().cloned().chain(differences).take(3).collect();
             let more = if missing.len() > 3 {
                 format!(" and {} more", missing.len() - 3)
             } else {
@@ -365,10 +367,8 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             );
             return Err(Setback::at(Phase::Verify, cause));
         }
-        if host
-            .changed(patience.saturating_sub(quiet).min(Duration::from_millis(250)))
-            .await
-        {
+        let pause = patience.saturating_sub(quiet).min(LOOK);
+        if host.changed(if unheard.is_empty() { pause } else { LOOK }).await {
             last_change = Instant::now();
         }
     }

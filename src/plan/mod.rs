@@ -209,8 +209,7 @@ fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(),
         let label = format!("interfaces[{}]", wish.name());
         let link = seen.facts.link(wish.name());
         let kind = wish.kind.refuse_unsupported(&seen.facts);
-        kind.and_then(|()| wish.parts.refuse_beyond_links(wish.kind.space()))
-            .and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
+        kind.and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
             .map_err(|e| e.under(&label))?;
     }
     Ok(())

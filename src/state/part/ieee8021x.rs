@@ -61,7 +61,7 @@ fn to_path(value: Option<&profile::Value>) -> Option<String> {
 impl Part for Ieee8021x {
     const KEY: &'static str = "802.1x";
     const SECRETS: &'static [&'static str] = &["password", "private-key-password"];
-    const LINKS_ONLY: bool = true;
+    const KERNEL_ONLY: bool = true;
 
     fn from_profile(profile: &Profile) -> Option<Self> {
         profile.settings.get(SETTING)?;

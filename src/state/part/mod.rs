@@ -9,7 +9,6 @@ use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::host::Effect;
 use crate::profile::{self, Profile};
-use crate::scalar::Space;
 
 use super::iface::{from_value, to_value};
 
@@ -29,9 +28,6 @@ pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     const KEY: &'static str;
     /// Paths of secrets below the key.
     const SECRETS: &'static [&'static str] = &[];
-
-    /// Only links of the kernel have it, not what merely NetworkManager or Open vSwitch knows.
-    const LINKS_ONLY: bool = false;
 
     /// What a profile alone tells: secrets.
     fn from_profile(_profile: &Profile) -> Option<Self> {
@@ -97,14 +93,6 @@ macro_rules! parts {
             /// What a profile alone tells.
             pub fn from_profile(profile: &Profile) -> Self {
                 Parts { $($field: <$ty>::from_profile(profile),)* }
-            }
-
-            /// Refuses what only links of the kernel have on an interface in another space.
-            pub fn refuse_beyond_links(&self, space: Space) -> Result<(), Invalid> {
-                $(if self.$field.is_some() && <$ty>::LINKS_ONLY && space != Space::Kernel {
-                    return Err(Invalid::new(<$ty>::KEY, "this interface is no link of the kernel, so it cannot have it"));
-                })*
-                Ok(())
             }
 
             /// Key and value of those that are there.
