@@ -36,7 +36,7 @@ impl Frames {
     }
 
     /// The next whole object, if there is one.
-    pub fn next(&mut self) -> Option<Result<Value, serde_json::Error>> {
+    pub fn take(&mut self) -> Option<Result<Value, serde_json::Error>> {
         while let Some(byte) = self.buffer.get(self.seen) {
             self.seen += 1;
             if self.ends(*byte) {
@@ -108,7 +108,7 @@ async fn ask(socket: &Path, operations: Vec<Value>) -> std::io::Result<Value> {
     let mut frames = Frames::default();
     let mut chunk = vec![0; 64 << 10];
     loop {
-        while let Some(message) = frames.next() {
+        while let Some(message) = frames.take() {
             let message = message?;
             if message.get("id") == Some(&json!(1)) && message.get("method").is_none() {
                 return Ok(message);
@@ -144,7 +144,7 @@ mod tests {
             let mut found = vec![];
             for piece in text.as_bytes().chunks(size) {
                 frames.push(piece);
-                while let Some(message) = frames.next() {
+                while let Some(message) = frames.take() {
                     found.push(message.expect("it is JSON"));
                 }
             }
@@ -163,6 +163,6 @@ mod tests {
     fn what_is_no_json_is_an_error() {
         let mut frames = Frames::default();
         frames.push(b"}{]");
-        assert!(frames.next().is_some_and(|m| m.is_err()));
+        assert!(frames.take().is_some_and(|m| m.is_err()));
     }
 }
