@@ -8,7 +8,7 @@ use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
+use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
@@ -243,6 +243,27 @@ impl LiveHost {
         self.nm.activate(&iface.name, &connection, device.as_deref()).await
     }
 
+    /// The checkpoint is not in force any more: its timer ran out while we waited for a dead bus, and then all is as it was; or
+    /// NetworkManager was restarted and has forgotten it.
+    async fn restore(&self) -> Result<(), HostError> {
+        let before = self.undo().before.facts.clone();
+        // another process took the checkpoint: nothing is known of what was
+        if before.links.is_empty() {
+            return Ok(());
+        }
+        for wave in restore::waves(&before, &self.observe().await?.facts) {
+            self.execute(&wave).await?;
+        }
+        self.rest().await;
+        match restore::lost(&before, &self.observe().await?.facts) {
+            lost if lost.is_empty() => Ok(()),
+            lost => Err(HostError::Other(format!(
+                "NetworkManager has lost the checkpoint, and {} did not come back",
+                lost.join(", ")
+            ))),
+        }
+    }
+
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
     async fn rest(&self) {
         let begin = Instant::now();
@@ -356,11 +377,9 @@ impl Host for LiveHost {
         self.note(Phase::Rollback, Some(&at.path))?;
         self.undo().checkpoint = None;
         let in_force = checkpoint::list(&self.nm).await?.contains(&at.path);
-        // its timer may have run out while we waited for a dead bus: then NetworkManager did it
-        let restored = if in_force {
-            checkpoint::rollback(&self.nm, &at.path).await
-        } else {
-            Ok(())
+        let restored = match in_force {
+            true => checkpoint::rollback(&self.nm, &at.path).await,
+            false => self.restore().await,
         };
         let effects = std::mem::take(&mut self.undo().effects);
         let mut undone = Ok(());
