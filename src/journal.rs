@@ -199,7 +199,7 @@ impl Journal {
                 return Ok(None);
             }
             (true, false) if entry.checkpoint.is_none() => "before anything was touched",
-            (true, false) => "NetworkManager had rolled it back",
+            (true, false) => "its checkpoint is gone: NetworkManager rolled it back or was restarted",
         };
         if let Some(at) = entry.checkpoint.as_ref().filter(|_| in_force) {
             checkpoint::rollback(nm, at).await?;

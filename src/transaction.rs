@@ -22,6 +22,8 @@ const VERIFY_LIMIT: Duration = Duration::from_secs(35);
 const LOOK: Duration = Duration::from_millis(250);
 /// What somebody else put on an interface stays there: after this long without an event nobody is going to take it away.
 const LINGER: Duration = Duration::from_secs(2);
+/// A reading that takes no longer than this disturbs nobody.
+const GLANCE: Duration = Duration::from_millis(50);
 /// How long the probes may take to pass again after a rollback.
 const AFTER_ROLLBACK: Duration = Duration::from_secs(30);
 
@@ -116,6 +118,8 @@ pub struct Report {
     pub held: Option<String>,
     /// From start to end.
     pub duration: Duration,
+    /// The node before the change, with secrets; None where it was not read.
+    pub before: Option<NetworkState>,
 }
 
 /// Choices of the caller.
@@ -169,6 +173,7 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
         probes: vec![],
         held: None,
         duration: Duration::ZERO,
+        before: None,
     };
     report.outcome = match decide(host, desired, options, &mut report).await {
         Err(outcome) => outcome,
@@ -228,6 +233,7 @@ async fn decide<H: Host>(
         cause: chain(&e),
     })?;
     let plan = plan::plan_with(desired, &seen, options.for_plan()).map_err(Outcome::Refused)?;
+    report.before = Some(seen.state);
     for warning in &plan.warnings {
         warn!(policy = options.policy, phase = "plan", "{warning}");
     }
@@ -336,10 +342,12 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
     let begin = Instant::now();
     let mut last_change = begin;
     loop {
+        let looking = Instant::now();
         let seen = host
             .observe()
             .await
             .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
+        let looked = looking.elapsed();
         let mut missing = verify::verify(&plan.expect, &seen);
         missing.extend(verify::coming(&plan.coming_vfs, &seen.facts));
         let quiet = last_change.elapsed();
@@ -371,6 +379,8 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         if host.changed(if unheard.is_empty() { pause } else { LOOK }).await {
             last_change = Instant::now();
         }
+        // reading a large node keeps NetworkManager from its work: no more than half of its time
+        tokio::time::sleep(looked.saturating_sub(GLANCE)).await;
     }
 }
 

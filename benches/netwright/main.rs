@@ -86,8 +86,46 @@ fn bridges(n: usize, state: &str, mtu: u32) -> Value {
     json!({ "interfaces": (0..n).map(|i| bridge(i, state, mtu)).collect::<Vec<_>>() })
 }
 
-async fn apply(host: &LiveHost, document: &Value) -> Duration {
-    let begin = Instant::now();
+/// What something took: time on the clock, and processor time of netwright, the bus and NetworkManager together, which says more
+/// on a machine that has other work.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    time: Duration,
+    cpu: Duration,
+}
+
+/// The stopwatch.
+struct Begin(Instant, Duration);
+
+impl Begin {
+    fn now() -> Self {
+        Begin(Instant::now(), cpu())
+    }
+
+    fn end(&self) -> Cost {
+        Cost {
+            time: self.0.elapsed(),
+            cpu: cpu() - self.1,
+        }
+    }
+}
+
+/// Processor time of everything in this network namespace.
+fn cpu() -> Duration {
+    let ours = std::fs::read_link("/proc/self/ns/net").ok();
+    let used = |process: std::fs::DirEntry| {
+        (std::fs::read_link(process.path().join("ns/net")).ok() == ours).then_some(())?;
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        // proc_pid_stat(5): utime and stime are fields 14 and 15, in 1/100 s; the second field ends with the last ')'
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    Duration::from_millis(10 * processes.filter_map(used).sum::<u64>())
+}
+
+async fn apply(host: &LiveHost, document: &Value) -> Cost {
+    let begin = Begin::now();
     let wish = NetworkState::from_json(document.clone()).expect("the document parses");
     let report = run(host, &Prober::none(), &wish, &Options::default()).await;
     assert!(
@@ -95,11 +133,11 @@ async fn apply(host: &LiveHost, document: &Value) -> Duration {
         "{:?}",
         report.outcome
     );
-    begin.elapsed()
+    begin.end()
 }
 
 /// What a bare client needs for the profiles of the same plan: add and activate, then delete; each phase pipelined.
-async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Duration, Duration) {
+async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Cost, Cost) {
     let wish = NetworkState::from_json(document.clone()).expect("the document parses");
     let steps = plan(&wish, &host.observe().await.expect("observed"))
         .expect("planned")
@@ -112,7 +150,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
             _ => None,
         })
         .collect();
-    let begin = Instant::now();
+    let begin = Begin::now();
     let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(&iface.name, p, None, false)))
         .await
         .expect("saved");
@@ -125,38 +163,27 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
     )
     .await
     .expect("activated");
-    let up = begin.elapsed();
+    let time = begin.end().time;
     let count = profiles.len();
-    while host
-        .observe()
-        .await
-        .expect("observed")
-        .facts
-        .devices
-        .iter()
-        .filter(|d| d.state == 100)
-        .count()
-        < count
-    {
-        host.changed(Duration::from_secs(1)).await;
-    }
-    let begin = Instant::now();
+    until(host, |facts| {
+        facts.devices.iter().filter(|d| d.state == 100).count() >= count
+    })
+    .await;
+    let up = Cost { time, ..begin.end() };
+    let begin = Begin::now();
     try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(&iface.name, at)))
         .await
         .expect("deleted");
-    let down = begin.elapsed();
-    while host
-        .observe()
-        .await
-        .expect("observed")
-        .facts
-        .links
-        .iter()
-        .any(|l| l.name.starts_with("nb"))
-    {
+    let time = begin.end().time;
+    until(host, |facts| !facts.links.iter().any(|l| l.name.starts_with("nb"))).await;
+    (up, Cost { time, ..begin.end() })
+}
+
+/// Looks at the node at each event until it is as wanted.
+async fn until(host: &LiveHost, wanted: impl Fn(&Facts) -> bool) {
+    while !wanted(&host.observe().await.expect("observed").facts) {
         host.changed(Duration::from_secs(1)).await;
     }
-    (up, down)
 }
 
 /// What a row must not exceed: seconds, or a ratio to the floor.
@@ -166,24 +193,26 @@ enum Target {
     Floor(f64),
 }
 
-fn row(n: usize, what: &str, ours: Duration, floor: Option<Duration>, peer: Option<Duration>, target: Target) {
+fn row(n: usize, what: &str, ours: Cost, floor: Option<Cost>, peer: Option<Duration>, target: Target) {
+    let over = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
     let ratio = |other: Option<Duration>| match other {
-        Some(other) => format!(
-            "{:8.3} s {:5.2}x",
-            other.as_secs_f64(),
-            ours.as_secs_f64() / other.as_secs_f64()
-        ),
-        None => format!("{:>17}", "-"),
+        Some(other) => format!("{:8.3} s {:6.2}x", other.as_secs_f64(), over(ours.time, other)),
+        None => format!("{:>18}", "-"),
+    };
+    let of_floor = match floor {
+        Some(floor) if floor.cpu > Duration::from_millis(50) => format!("{:5.2}x", over(ours.cpu, floor.cpu)),
+        _ => format!("{:>6}", "-"),
     };
     let target = match (target, floor) {
-        (Target::Seconds(limit), _) => verdict(ours.as_secs_f64(), limit, " s"),
-        (Target::Floor(limit), Some(floor)) => verdict(ours.as_secs_f64() / floor.as_secs_f64(), limit, "x"),
+        (Target::Seconds(limit), _) => verdict(ours.time.as_secs_f64(), limit, " s"),
+        (Target::Floor(limit), Some(floor)) => verdict(over(ours.time, floor.time), limit, "x"),
         _ => String::new(),
     };
     println!(
-        "{n:>4}  {what:<28}{:8.3} s   {}   {}   {target}",
-        ours.as_secs_f64(),
-        ratio(floor),
+        "{n:>4}  {what:<28}{:8.3} s {:7.2} s   {} {of_floor}   {}   {target}",
+        ours.time.as_secs_f64(),
+        ours.cpu.as_secs_f64(),
+        ratio(floor.map(|f| f.time)),
         ratio(peer)
     );
 }
@@ -206,7 +235,7 @@ fn peer(args: &[&str], document: Option<&Value>) -> Option<Duration> {
 }
 
 /// One size: floor and peer first, then ours. Gives what a bridge costs: first apply, re-apply, absent.
-async fn bridges_of(n: usize, host: &LiveHost, nm: &NetworkManager, kernel: &Kernel) -> [Duration; 3] {
+async fn bridges_of(n: usize, host: &LiveHost, nm: &NetworkManager, kernel: &Kernel) -> [Cost; 3] {
     let (up, absent) = (bridges(n, "up", 1500), bridges(n, "absent", 0));
     let (floor_up, floor_down) = floor(host, nm, &up).await;
     let peer_first = peer(&["apply", "-"], Some(&up));
@@ -223,10 +252,10 @@ async fn bridges_of(n: usize, host: &LiveHost, nm: &NetworkManager, kernel: &Ker
         peer_first,
         at_200(Target::Floor(1.5)),
     );
-    let begin = Instant::now();
+    let begin = Begin::now();
     host.observe().await.expect("observed");
-    let show = begin.elapsed();
-    let begin = Instant::now();
+    let show = begin.end();
+    let begin = Begin::now();
     let mut facts = Facts::default();
     nm.fill(&mut facts).await.expect("filled");
     kernel.dump().await.expect("dumped");
@@ -234,7 +263,7 @@ async fn bridges_of(n: usize, host: &LiveHost, nm: &NetworkManager, kernel: &Ker
         n,
         "show",
         show,
-        Some(begin.elapsed()),
+        Some(begin.end()),
         peer_show,
         at_200(Target::Seconds(0.2)),
     );
@@ -269,8 +298,8 @@ async fn inside() {
     let nm = NetworkManager::connect().await.expect("NetworkManager answers");
     let kernel = Kernel::connect().await.expect("netlink answers");
     println!(
-        "{:>4}  {:<28}{:>10}   {:>17}   {:>17}   target",
-        "N", "bridges with an address", "netwright", "floor, ratio", "peer, ratio"
+        "{:>4}  {:<28}{:>10} {:>9}   {:>18} {:>6}   {:>18}   target",
+        "N", "bridges with an address", "netwright", "cpu", "floor, ratio", "cpu", "peer, ratio"
     );
     let mut costs = vec![];
     for n in [1, 10, 100, 200] {
@@ -278,7 +307,7 @@ async fn inside() {
     }
     let each = |n: usize, k: usize| {
         let found = costs.iter().find(|(size, _)| *size == n);
-        found.map_or(0.0, |(n, all)| all[k].as_secs_f64() / *n as f64)
+        found.map_or(0.0, |(n, all)| all[k].cpu.as_secs_f64() / *n as f64)
     };
     for (k, what) in ["first apply", "apply again", "made absent"].into_iter().enumerate() {
         let growth = each(200, k) / each(100, k);

@@ -144,6 +144,7 @@ mod tests {
             warnings: vec![],
             probes: vec![],
             held: None,
+            before: None,
             duration: Duration::ZERO,
         }
     }

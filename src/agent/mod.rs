@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::StreamExt;
 use kube::api::PartialObjectMeta;
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::Store;
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::api::{
@@ -25,6 +24,7 @@ pub mod defaults;
 mod patch;
 mod publish;
 pub mod standalone;
+pub mod watch;
 mod worker;
 
 /// Pause before a node that cannot be read, or that somebody else holds a checkpoint on, is looked at again.
@@ -167,44 +167,19 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
     done
 }
 
-/// Keeps a store up to date and wakes the worker at each change.
-pub(crate) fn watch<K>(api: Api<K>, config: watcher::Config, wake: &Arc<Notify>) -> Store<K>
+/// A store that wakes somebody at each change.
+fn watch<K>(api: Api<K>, config: watcher::Config, wake: &Arc<Notify>) -> Store<K>
 where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
-    let (store, writer) = reflector::store();
     let wake = wake.clone();
-    tokio::spawn(async move {
-        let strip = |object: &mut K| object.meta_mut().managed_fields = None;
-        let events = watcher(api, config).default_backoff().modify(strip).reflect(writer);
-        futures::pin_mut!(events);
-        let mut away = false;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(_) => {
-                    away = false;
-                    wake.notify_one();
-                }
-                // once, not at every try
-                Err(e) if !away => {
-                    away = true;
-                    warn!(
-                        phase = "watch",
-                        "the apiserver cannot be watched: {}",
-                        crate::error::chain(&e)
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-    });
-    store
+    watch::store(api, config, move || wake.notify_one())
 }
 
 /// Ends at SIGTERM or SIGINT, also at one that came since the first call, while nobody waited.
 pub(crate) fn stop_signal() -> impl Future<Output = ()> + Send {
-    static STOP: OnceLock<watch::Receiver<bool>> = OnceLock::new();
+    static STOP: OnceLock<tokio::sync::watch::Receiver<bool>> = OnceLock::new();
     let mut stop = STOP.get_or_init(listen_for_stop).clone();
     async move {
         if stop.wait_for(|told| *told).await.is_err() {
@@ -213,9 +188,9 @@ pub(crate) fn stop_signal() -> impl Future<Output = ()> + Send {
     }
 }
 
-fn listen_for_stop() -> watch::Receiver<bool> {
+fn listen_for_stop() -> tokio::sync::watch::Receiver<bool> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (told, stop) = watch::channel(false);
+    let (told, stop) = tokio::sync::watch::channel(false);
     let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     for mut signal in signals.into_iter().flatten() {
         let told = told.clone();

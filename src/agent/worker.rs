@@ -619,6 +619,7 @@ fn report(outcome: Outcome, begin: Instant) -> Report {
         warnings: vec![],
         probes: vec![],
         held: None,
+        before: None,
         duration: begin.elapsed(),
     }
 }

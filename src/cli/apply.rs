@@ -118,7 +118,6 @@ pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
         eprintln!("warning: {}", found.message);
     }
     let host = host.with_journal(journal);
-    let before = host.observe().await?.state.running_config();
     let (prober, options) = (how.prober(), how.options());
     let report = tokio::select! {
         report = transaction::run(&host, &prober, desired, &options) => report,
@@ -127,10 +126,11 @@ pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
             anyhow::bail!("stopped; everything is as it was");
         }
     };
-    finish(report, &before, desired, how)
+    finish(report, desired, how)
 }
 
-fn finish(report: Report, before: &NetworkState, desired: &NetworkState, how: &How) -> anyhow::Result<()> {
+fn finish(report: Report, desired: &NetworkState, how: &How) -> anyhow::Result<()> {
+    let before = report.before.unwrap_or_default().running_config();
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }
@@ -145,7 +145,7 @@ fn finish(report: Report, before: &NetworkState, desired: &NetworkState, how: &H
     if let Some(path) = &report.held {
         eprintln!("not committed; checkpoint {path}");
     }
-    let mut changed = diff::differences(desired, before)?;
+    let mut changed = diff::differences(desired, &before)?;
     if !how.show_secrets {
         changed.hide_secrets();
     }

@@ -14,13 +14,12 @@ use futures::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::agent::{cluster_config, stop_signal};
+use crate::agent::{cluster_config, stop_signal, watch};
 use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::Slot;
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
@@ -336,20 +335,10 @@ impl std::fmt::Display for Write {
 fn watch<K>(api: &Api<K>, change: fn(Event<K>) -> Change) -> impl Stream<Item = Change> + use<K>
 where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+    K::DynamicType: Default,
 {
-    let events = watcher(api.clone(), watcher::Config::default().any_semantic()).default_backoff();
-    events
-        .filter_map(move |event| async move {
-            match event {
-                Ok(event) => Some(change(event)),
-                // the stream goes on by itself after a pause
-                Err(e) => {
-                    tracing::warn!("watching: {}", crate::error::chain(&e));
-                    None
-                }
-            }
-        })
-        .boxed()
+    let config = watcher::Config::default().any_semantic();
+    watch::events(api.clone(), config).map(change).boxed()
 }
 
 fn slot(generation: i64, now: Timestamp) -> Slot {

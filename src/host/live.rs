@@ -1,6 +1,6 @@
 //! The real node: netlink to look, NetworkManager to change.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -8,14 +8,11 @@ use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
-use crate::facts::SavedProfile;
+use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
 use crate::ovs::Database;
-use crate::plan::profiles::differing_keys;
-use crate::plan::topology;
 use crate::scalar::Id;
 use crate::transaction::Phase;
 
@@ -284,53 +281,19 @@ impl LiveHost {
         self.nm.activate(&iface.name, &connection, device.as_deref()).await
     }
 
-    /// NetworkManager's rollback does not bring back a link that had to be deleted to be made anew: what was active is activated again. Says how many.
-    async fn revive(&self, before: &Observation) -> Result<usize, HostError> {
-        let now = self.observe().await?;
-        let mut lost: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
-        for device in before.facts.devices.iter().filter(|d| d.state == 100 && !d.external()) {
-            let iface = Id::in_space(device.interface.clone(), device.space());
-            let Some(active) = device.active.as_ref().filter(|_| now.facts.active(&iface).is_none()) else {
-                continue;
-            };
-            let uuid = active.uuid.clone();
-            let depth = topology::depth(&iface, &topology::Graph::new(), before);
-            lost.entry(depth).or_default().push(Step::Activate {
-                iface,
-                uuid,
-                follows: false,
-            });
+    /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be
+    /// deleted to be made anew, and everything where NetworkManager was restarted and has forgotten the checkpoint. Says how many steps that took.
+    async fn mend(&self, before: &Observation) -> Result<usize, HostError> {
+        // another process took the checkpoint: nothing is known of what was
+        if before.facts.links.is_empty() {
+            return Ok(0);
         }
-        let mut revived = Ok(());
-        for wave in lost.values() {
-            revived = revived.and(self.execute(wave).await);
+        let mut steps = 0;
+        for wave in restore::waves(before, &self.observe().await?.facts) {
+            self.execute(&wave).await?;
+            steps += wave.len();
         }
-        revived.map(|()| lost.values().map(Vec::len).sum())
-    }
-
-    /// The checkpoint brings back the profiles of devices that were up. Changes to others (a VPN, a link that was down) are put back by us:
-    /// from memory, as the journal must not hold secrets.
-    async fn put_back_profiles(&self, before: &Observation) -> Result<(), HostError> {
-        let now = self.observe().await?.facts;
-        // NM_SETTINGS_CONNECTION_FLAG_*: 2 generated, 4 volatile, 8 external
-        for saved in before.facts.profiles.iter().filter(|p| p.flags & 0xe == 0) {
-            let left = now.profile(saved.uuid());
-            if left.is_some_and(|p| differing_keys(&p.profile, &saved.profile).is_empty()) {
-                continue;
-            }
-            let label = saved.id().map_or_else(|| saved.uuid().to_owned(), |id| id.name);
-            let path = left.map(|p| p.path.as_str());
-            let path = self.nm.save(&label, &saved.profile, path, !saved.persistent()).await?;
-            self.known().profiles.insert(saved.uuid().to_owned(), path);
-        }
-        for vpn in before.facts.vpns.iter().filter(|a| a.state == 2) {
-            if !now.vpns.iter().any(|a| a.uuid == vpn.uuid)
-                && let Some(id) = before.facts.profile(&vpn.uuid).and_then(SavedProfile::id)
-            {
-                self.activate(&id, &vpn.uuid).await?;
-            }
-        }
-        Ok(())
+        Ok(steps)
     }
 
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
@@ -450,11 +413,10 @@ impl Host for LiveHost {
         self.note(Phase::Rollback, Some(&at.path))?;
         self.undo().checkpoint = None;
         let in_force = checkpoint::list(&self.nm).await?.contains(&at.path);
-        // its timer may have run out while we waited for a dead bus: then NetworkManager did it
-        let restored = if in_force {
-            checkpoint::rollback(&self.nm, &at.path).await
-        } else {
-            Ok(())
+        // without it its timer ran out while we waited for a dead bus, or NetworkManager was restarted and has forgotten it
+        let restored = match in_force {
+            true => checkpoint::rollback(&self.nm, &at.path).await,
+            false => Ok(()),
         };
         // kept until all is done: the transaction tries a rollback that failed again
         let (before, effects) = {
@@ -466,14 +428,21 @@ impl Host for LiveHost {
             undone = undone.and(self.bring_about(effect).await);
         }
         undone?;
-        self.put_back_profiles(&before).await?;
-        let revived = self.revive(&before).await;
-        // where any were lost, it was these that NetworkManager could not restore
-        if revived? == 0 {
+        // where any step was needed, it was for those that NetworkManager could not restore
+        if self.mend(&before).await? == 0 {
             restored?;
         }
         *self.undo() = Undo::default();
         self.rest().await;
+        if !in_force {
+            let lost = restore::lost(&before.facts, &self.observe().await?.facts);
+            if !lost.is_empty() {
+                let lost = lost.join(", ");
+                return Err(HostError::Other(format!(
+                    "the checkpoint was lost, and {lost} did not come back"
+                )));
+            }
+        }
         if let Some(journal) = &self.journal {
             journal.clear();
         }

@@ -14,6 +14,7 @@ pub mod effect;
 pub mod fake;
 mod files;
 pub mod live;
+mod restore;
 
 pub use effect::Effect;
 
