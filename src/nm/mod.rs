@@ -33,6 +33,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// Calls under way at once. The system bus cuts a connection off at 128 (dbus-daemon(1), `max_replies_per_connection`), and those
 /// that we gave up count until NetworkManager has answered them.
 const IN_FLIGHT: usize = 32;
+/// How long udev may take to look at a new link; it has seconds of work where many links come at once.
+const UDEV: Duration = Duration::from_secs(10);
 
 type Properties = HashMap<String, OwnedVariant>;
 
@@ -317,20 +319,27 @@ impl NetworkManager {
     /// Activates the profile at `connection` on the device at `device`; None lets NetworkManager make it.
     pub async fn activate(&self, label: &str, connection: &str, device: Option<&str>) -> Result<(), HostError> {
         let _turn = self.turn().await;
-        let root = path("/")?;
+        let (connection, root) = (path(connection)?, path("/")?);
         let device = device.map(path).transpose()?.unwrap_or_else(|| root.clone());
-        let done = self
-            .manager()
-            .await?
-            .activate_connection(&path(connection)?, &device, &root)
-            .await;
-        done.map(|_| ()).map_err(|e| {
-            let tried = format!("activating the profile of {label}");
-            match vpn_fault(&e) {
-                Some(why) => HostError::Other(format!("{tried}: {why}")),
-                None => failed(tried)(e),
+        let manager = self.manager().await?;
+        let mut events = self.subscribe();
+        let begin = tokio::time::Instant::now();
+        loop {
+            match manager.activate_connection(&connection, &device, &root).await {
+                Err(e) if before_udev(&e) && begin.elapsed() < UDEV => {
+                    let _ = tokio::time::timeout(Duration::from_millis(200), events.changed()).await;
+                }
+                done => {
+                    return done.map(|_| ()).map_err(|e| {
+                        let tried = format!("activating the profile of {label}");
+                        match vpn_fault(&e) {
+                            Some(why) => HostError::Other(format!("{tried}: {why}")),
+                            None => failed(tried)(e),
+                        }
+                    });
+                }
             }
-        })
+        }
     }
 
     /// Takes an active connection down; one that is gone already is fine.
@@ -424,6 +433,11 @@ fn hide_taps(devices: &mut Vec<Device>) {
         .map(|d| d.interface.clone())
         .collect();
     devices.retain(|d| d.device_type != 16 || !ovs.contains(&d.interface));
+}
+
+/// A link that has just come up by itself, such as a veth's other end, is nobody's until udev has looked at it.
+fn before_udev(e: &zbus::Error) -> bool {
+    error_name(e).is_some_and(|n| n.ends_with(".UnknownConnection")) && e.to_string().contains("unmanaged")
 }
 
 /// What we wanted away is away.

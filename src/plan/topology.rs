@@ -363,28 +363,28 @@ fn foreign(wish: &Interface, port: &str, seen: &Observation) -> Result<bool, Inv
     }
 }
 
-/// A veth's other end is made with it and goes with it.
+/// A veth's other end is made with it, and goes with it or when another one takes its place.
 fn pair_veths(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
     for wish in &resolved.interfaces {
-        let current = seen.interface(&wish.id());
-        let because = format!("other end of {}", wish.name());
-        if wish.is_absent() {
-            let peer = current.and_then(|c| c.kind.peer().map(str::to_owned));
-            let managed = |p: &String| seen.facts.device(p).is_some_and(|d| d.state > 10);
-            if let Some(peer) = peer.filter(managed) {
-                let touched = implied(graph, &Id::kernel(peer), seen, because);
-                if !touched.named {
-                    touched.wish.base.state = Some(State::Absent);
-                }
+        let because = || format!("other end of {}", wish.name());
+        let had = seen.interface(&wish.id()).and_then(|c| c.kind.peer());
+        let replaced = wish.kind.peer().is_some_and(|new| had != Some(new));
+        let managed = |p: &&str| seen.facts.device(p).is_some_and(|d| d.state > 10);
+        if let Some(peer) = had.filter(managed)
+            && (wish.is_absent() || replaced)
+        {
+            let touched = implied(graph, &Id::kernel(peer), seen, because());
+            if !touched.named {
+                touched.wish.base.state = Some(State::Absent);
             }
-        } else if let Some(other) = wish
-            .kind
-            .other_end(wish.name())
-            .filter(|o| seen.facts.link(o.name()).is_none())
+        }
+        if let Some(other) = wish.kind.other_end(wish.name())
+            && !wish.is_absent()
+            && seen.facts.link(other.name()).is_none()
         {
             graph
                 .entry(other.id())
-                .or_insert_with(|| Touched::implied(other, because));
+                .or_insert_with(|| Touched::implied(other, because()));
         }
     }
 }

@@ -146,7 +146,7 @@ fn properties(wish: &Interface, current: Option<&Interface>, label: &str, out: &
     if let Some(now) = got.as_object().filter(|_| current.is_some()) {
         missing.retain(|m| !wish.kind.close_enough(&m.path, &m.want, &m.got, now));
     }
-    for Missing { path, want, got } in missing.into_iter().filter(|m| !(m.want.is_null() && m.got.is_null())) {
+    for Missing { path, want, got } in missing.into_iter().filter(|m| !(blank(&m.want) && blank(&m.got))) {
         let (path, want) = readable(wish.kind.ports_path(), &path, &want);
         let current = if current.is_none() { String::new() } else { print(&got) };
         out.push(difference(format!("{label}.{path}"), current, want));
@@ -154,6 +154,11 @@ fn properties(wish: &Interface, current: Option<&Interface>, label: &str, out: &
     for (path, address) in extra {
         out.push(difference(format!("{label}.{path}"), address, "gone"));
     }
+}
+
+/// Nothing there; an empty text asks for that.
+fn blank(value: &Value) -> bool {
+    value.is_null() || value.as_str() == Some("")
 }
 
 /// Addresses beyond the list where the wish forbids them.
@@ -193,8 +198,7 @@ fn readable(ports: &str, path: &str, want: &Value) -> (String, String) {
 
 fn print(value: &Value) -> String {
     match value {
-        Value::Null => "none".to_owned(),
-        Value::String(s) if s.is_empty() => "none".to_owned(),
+        nothing if blank(nothing) => "none".to_owned(),
         // a line of a plan is one line
         Value::String(s) => match s.split_once('\n') {
             Some((first, rest)) => format!("{first} … ({} more lines)", rest.lines().count()),

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Installs what the test beds need and this machine lacks, through apt-get. Starts no service.
 #
-#   install.sh [--check]     --check: only say what is missing, exit 1 if anything is
+#   install.sh [--check] [--vm]     --check: only say what is missing, exit 1 if anything is
+#                                   --vm: for the machines of tests/vm instead
 set -euo pipefail
 # shellcheck source=tests/bed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-check=''
-[ "${1:-}" = --check ] && check=1
+check='' vm=''
+for option; do
+  case $option in
+    --check) check=1 ;;
+    --vm) vm=1 ;;
+    *) die "unknown option '$option'" ;;
+  esac
+done
 
 want=() lacking=()
 # lacks COMMAND PACKAGE — notes PACKAGE unless COMMAND is there
@@ -16,19 +23,32 @@ lacks() {
   lacking+=("$1")
   want+=("$2")
 }
-lacks NetworkManager network-manager
-lacks nmcli network-manager
-lacks dbus-daemon dbus
-lacks ip iproute2
-lacks ping iputils-ping
-lacks nsenter util-linux
-lacks openssl openssl
-lacks ovs-vswitchd openvswitch-switch
-if ! python -c 'import asyncio, ctypes, json' 2>/dev/null; then
-  lacking+=(python3)
-  want+=(python3)
-fi
-if [ -z "${KUBEBUILDER_ASSETS:-}" ] || [ ! -x "$KUBEBUILDER_ASSETS/etcd" ]; then lacks etcd etcd-server; fi
+namespaces() {
+  lacks NetworkManager network-manager
+  lacks nmcli network-manager
+  lacks dbus-daemon dbus
+  lacks ip iproute2
+  lacks ping iputils-ping
+  lacks nsenter util-linux
+  lacks openssl openssl
+  lacks ovs-vswitchd openvswitch-switch
+  if ! python -c 'import asyncio, ctypes, json' 2>/dev/null; then
+    lacking+=(python3)
+    want+=(python3)
+  fi
+  if [ -z "${KUBEBUILDER_ASSETS:-}" ] || [ ! -x "$KUBEBUILDER_ASSETS/etcd" ]; then lacks etcd etcd-server; fi
+}
+machines() {
+  lacks qemu-system-x86_64 qemu-system-x86
+  lacks debootstrap debootstrap
+  lacks busybox busybox-static
+  lacks qemu-img qemu-utils
+  lacks mke2fs e2fsprogs
+  lacks modprobe kmod
+  lacks cpio cpio
+  lacks xz xz-utils
+}
+if [ -n "$vm" ]; then machines; else namespaces; fi
 
 if [ ${#want[@]} -eq 0 ]; then
   exit 0

@@ -1,0 +1,24 @@
+# shellcheck shell=sh
+# What the setup and cleanup lines of a case can call. The far ends of nic1 … nic4 are in the network namespace `world`.
+
+# far COMMAND… — at the far end
+far() { ip netns exec world "$@"; }
+
+# veth A B — a pair whose end B is in the world
+veth() {
+  ip link add "$1" type veth peer name "$2" netns world
+  far ip link set "$2" up
+  ip link set "$1" up
+}
+
+# dnsmasq_on FAR OPTION… — the DHCP, RA and name server of one wire, as long as the case runs
+dnsmasq_on() {
+  card=$1
+  shift
+  far dnsmasq --conf-file=/dev/null --pid-file="/run/world-$card.pid" --dhcp-leasefile="/run/world-$card.leases" \
+    --interface="$card" --bind-interfaces --except-interface=lo --no-resolv --no-hosts --log-facility="/run/world-$card.log" "$@"
+}
+dnsmasq_off() {
+  kill "$(cat "/run/world-$1.pid")"
+  rm -f "/run/world-$1".*
+}
