@@ -283,13 +283,13 @@ impl LiveHost {
 
     /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be
     /// deleted to be made anew, and everything where NetworkManager was restarted and has forgotten the checkpoint. Says how many steps that took.
-    async fn mend(&self, before: &Observation) -> Result<usize, HostError> {
+    async fn mend(&self, before: &Observation, lost: bool) -> Result<usize, HostError> {
         // another process took the checkpoint: nothing is known of what was
         if before.facts.links.is_empty() {
             return Ok(0);
         }
         let mut steps = 0;
-        for wave in restore::waves(before, &self.observe().await?.facts) {
+        for wave in restore::waves(before, &self.observe().await?.facts, lost) {
             self.execute(&wave).await?;
             steps += wave.len();
         }
@@ -429,7 +429,7 @@ impl Host for LiveHost {
         }
         undone?;
         // where any step was needed, it was for those that NetworkManager could not restore
-        if self.mend(&before).await? == 0 {
+        if self.mend(&before, !in_force).await? == 0 {
             restored?;
         }
         *self.undo() = Undo::default();

@@ -15,11 +15,13 @@ fn kept(saved: &&SavedProfile) -> bool {
     saved.flags & 0xe == 0
 }
 
-/// Waves: what is new goes, what was changed or deleted is stored as it was, and what was active is activated.
-pub fn waves(seen: &Observation, now: &Facts) -> Vec<Vec<Step>> {
+/// Waves: what was changed or deleted is stored as it was, and what was active is activated. Where the checkpoint is `lost`, what is new goes first;
+/// otherwise NetworkManager has seen to that, and what it activated stays.
+pub fn waves(seen: &Observation, now: &Facts, lost: bool) -> Vec<Vec<Step>> {
     let before = &seen.facts;
     let old = |uuid: &str| before.profiles.iter().filter(kept).find(|p| p.uuid() == uuid);
-    let forget = now.profiles.iter().filter(kept).filter(|p| old(p.uuid()).is_none());
+    let new = now.profiles.iter().filter(kept).filter(|p| old(p.uuid()).is_none());
+    let forget = new.filter(|_| lost);
     let forget = forget.filter_map(|p| {
         Some(Step::Forget {
             iface: p.id()?,
@@ -54,7 +56,11 @@ pub fn waves(seen: &Observation, now: &Facts) -> Vec<Vec<Step>> {
     let mut activate: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
     for (iface, uuid) in were {
         let same = now.active(&iface).is_some_and(|a| a.uuid == uuid);
-        if old(uuid).is_some() && (!same || changed.iter().any(|p| p.uuid() == uuid)) {
+        let gone = match lost {
+            true => !same || changed.iter().any(|p| p.uuid() == uuid),
+            false => now.active(&iface).is_none(),
+        };
+        if old(uuid).is_some() && gone {
             // a VPN runs over what is there
             let depth = match iface.space {
                 Space::Vpn => usize::MAX,
@@ -162,6 +168,9 @@ mod tests {
         ];
         assert_eq!(shown(&before, &now), want);
         assert_eq!(shown(&before, &before), [""; 0]);
+        let kept = waves(&Observation::new(before.clone()), &now, false).concat();
+        let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+        assert_eq!(kept, ["save eth1", "save eth2"]);
         assert!(lost(&before, &now).is_empty());
         assert_eq!(lost(&before, &node(vec![], &[("eth1", "a")])), ["eth2", "eth3"]);
     }
