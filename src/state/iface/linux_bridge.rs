@@ -239,6 +239,12 @@ impl Kind for LinuxBridge {
         Ok(())
     }
 
+    /// The kernel bridges Ethernet only (`br_add_if`: `ARPHRD_ETHER`).
+    fn refuses_port(&self, type_name: &str) -> Option<String> {
+        let other = ["infiniband", "wireguard"].contains(&type_name);
+        other.then(|| format!("a bridge takes Ethernet only, and an interface of type {type_name} is none"))
+    }
+
     fn ports(&self) -> Option<Vec<String>> {
         let ports = self.bridge.as_ref()?.port.as_ref()?;
         Some(ports.iter().map(|p| p.name.clone()).collect())
