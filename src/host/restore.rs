@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn shown(before: &Facts, now: &Facts) -> Vec<String> {
-        waves(&Observation::new(before.clone()), now)
+        waves(&Observation::new(before.clone()), now, true)
             .concat()
             .iter()
             .map(ToString::to_string)
