@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::error::{Invalid, chain};
 use crate::facts::Facts;
-use crate::host::{Checkpoint, Host, HostError};
+use crate::host::{Checkpoint, Effect, Host, HostError, Step};
 use crate::plan::{self, Plan, verify};
 use crate::probe::{Baseline, Look, ProbeResult, Prober};
 use crate::state::NetworkState;
@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const LINGER: Duration = Duration::from_secs(2);
 /// A reading that takes no longer than this disturbs nobody.
 const GLANCE: Duration = Duration::from_millis(50);
+/// How long nothing may happen before a new host name counts as there to stay.
+const CALM: Duration = Duration::from_secs(1);
 /// How long the probes may take to pass again after a rollback.
 const AFTER_ROLLBACK: Duration = Duration::from_secs(30);
 
@@ -353,8 +355,13 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         let quiet = last_change.elapsed();
         let late = begin.elapsed() >= VERIFY_LIMIT;
         let unheard = unheard(plan, &seen.facts);
-        if missing.is_empty() && unheard.is_empty() && (at_rest(plan, &seen.facts) || quiet >= LINGER || late) {
+        let calm = at_rest(plan, &seen.facts) && (renamed(plan).is_none() || quiet >= CALM);
+        if missing.is_empty() && unheard.is_empty() && (calm || quiet >= LINGER || late) {
             return Ok(());
+        }
+        if let Some(again) = renamed(plan).filter(|_| missing.iter().any(|d| d.path == "hostname.running")) {
+            let done = host.execute(std::slice::from_ref(again)).await;
+            done.map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
         }
         let patience = VERIFY.max(plan.patience);
         if (quiet >= patience && unheard.is_empty()) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
@@ -382,6 +389,12 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         // reading a large node keeps NetworkManager from its work: no more than half of its time
         tokio::time::sleep(looked.saturating_sub(GLANCE)).await;
     }
+}
+
+/// The step that sets the running host name. NetworkManager sets its own when a device has come up, some time after it said so.
+fn renamed(plan: &Plan) -> Option<&Step> {
+    let names = |s: &&Step| matches!(s, Step::Effect(Effect::RunningHostname(_)));
+    plan.waves.iter().flatten().find(names)
 }
 
 /// What waits for an answer from outside, which may be silent for long: a VPN that comes up (NM_ACTIVE_CONNECTION_STATE_ACTIVATING), a card
