@@ -83,7 +83,7 @@ pub fn waves(seen: &Observation, now: &Facts, lost: bool) -> Vec<Vec<Step>> {
 /// Interfaces that were up and are not any more.
 pub fn lost(before: &Facts, now: &Facts) -> Vec<String> {
     let up = |d: &&crate::facts::Device| d.state == 100;
-    let gone = |d: &&crate::facts::Device| !now.device(&d.interface).is_some_and(|n| n.state == 100);
+    let gone = |d: &&crate::facts::Device| now.device(&d.interface).is_none_or(|n| n.state != 100);
     before
         .devices
         .iter()
