@@ -132,8 +132,9 @@ impl Journal {
         name.clone_into(&mut self.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
-    /// Writes an entry so that it survives a power cut.
+    /// Writes an entry. It survives a power cut from the moment when the node may differ, and wherever there is something to undo by hand.
     pub fn write(&self, entry: &Entry) -> Result<(), HostError> {
+        let durable = entry.phase == Phase::Execute || !entry.undo.is_empty();
         let policy = self
             .policy
             .lock()
@@ -148,7 +149,9 @@ impl Journal {
         let put = || -> std::io::Result<()> {
             let mut file = File::create(&fresh)?;
             file.write_all(text.as_bytes())?;
-            file.sync_data()?;
+            if durable {
+                file.sync_data()?;
+            }
             fs::rename(&fresh, &self.path)
         };
         put().map_err(|e| failed("writing", &self.path, &e))

@@ -1,5 +1,6 @@
 //! NodeNetworkState: written when what it shows has changed, driven by events.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ impl Published {
 
 /// For ever. Has its own connections, so that it does not eat the worker's events.
 pub async fn run(client: Client, node: String, published: Published) {
-    let mut last: Option<Value> = None;
+    let mut last: Option<u64> = None;
     let mut stands = published.now();
     let mut host = None;
     let mut told = String::new();
@@ -72,10 +73,11 @@ pub async fn run(client: Client, node: String, published: Published) {
         match host.observe().await {
             Ok(seen) => {
                 let (content, version) = shown(seen);
-                if last.as_ref() != Some(&content) {
+                let digest = digest(&content);
+                if last != Some(digest) {
                     match write(&client, &node, &content, &version).await {
                         Ok(()) => {
-                            last = Some(content);
+                            last = Some(digest);
                             tell(String::new());
                         }
                         Err(e) => {
@@ -119,6 +121,13 @@ async fn asked(published: &Published, stands: &mut (bool, Option<String>)) {
             return;
         }
     }
+}
+
+/// Tells one content from another without keeping it.
+fn digest(content: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(content.to_string().as_bytes());
+    hasher.finish()
 }
 
 /// What is published: no secrets, no veths of pods, no timers and lifetimes that tick. And NetworkManager's version.

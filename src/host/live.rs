@@ -402,7 +402,7 @@ impl Host for LiveHost {
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
         self.note(Phase::Commit, Some(&at.path))?;
         checkpoint::destroy(&self.nm, &at.path).await?;
-        self.undo().checkpoint = None;
+        *self.undo() = Undo::default();
         if let Some(journal) = &self.journal {
             journal.clear();
         }

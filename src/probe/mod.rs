@@ -299,6 +299,9 @@ impl Prober {
 
     /// One short round of all, before the change: decides which count.
     pub async fn baseline<L: Look>(&self, look: &L) -> Baseline {
+        if self.specs.is_empty() {
+            return Baseline::default();
+        }
         let Ok(facts) = look.facts().await else {
             return Baseline::default();
         };
