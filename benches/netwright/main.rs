@@ -108,7 +108,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Durat
     let profiles: Vec<_> = steps
         .iter()
         .filter_map(|s| match s {
-            Step::Save { iface, profile, .. } => Some((iface.clone(), profile.clone())),
+            Step::Save { iface, profile, .. } => Some((iface.name.clone(), profile.clone())),
             _ => None,
         })
         .collect();
