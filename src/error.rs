@@ -2,10 +2,47 @@
 
 use std::fmt::Write as _;
 
+/// What sort of fault it is, in the words that scripts look for in front of a message (`InvalidArgument: …`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The document is wrong.
+    #[default]
+    InvalidArgument,
+    /// NetworkManager, the kernel or Open vSwitch did not do as they were told.
+    PluginFailure,
+    /// A fault of ours.
+    Bug,
+    /// After applying, the node is not what was asked for.
+    VerificationError,
+    /// It makes sense but cannot be done by this program.
+    NotImplementedError,
+    /// This node, or NetworkManager as such, cannot do it.
+    NotSupportedError,
+    /// The kernel rounded a number.
+    KernelIntegerRoundedError,
+    /// Something must be installed or upgraded first.
+    DependencyError,
+    /// A capture or a template is wrong.
+    PolicyError,
+    /// We may not.
+    PermissionError,
+    /// A virtual function has not come up.
+    SrIovVfNotFound,
+}
+
+impl std::fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // each is called as scripts know it
+        write!(f, "{self:?}")
+    }
+}
+
 /// A fault in what the user wrote, found before anything was touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct Invalid {
+    /// Its sort.
+    pub kind: ErrorKind,
     /// Path in the user's text, such as `interfaces[bond0].link-aggregation.mode`; `document` for the whole.
     pub path: String,
     /// One sentence.
@@ -13,9 +50,15 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// A fault at `path`.
+    /// A wrong document at `path`.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Invalid::of(ErrorKind::InvalidArgument, path, reason)
+    }
+
+    /// A fault of this kind at `path`.
+    pub fn of(kind: ErrorKind, path: impl Into<String>, reason: impl Into<String>) -> Self {
         Invalid {
+            kind,
             path: path.into(),
             reason: reason.into(),
         }
@@ -47,4 +90,19 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_called_as_scripts_know_them() {
+        let fault = Invalid::of(ErrorKind::SrIovVfNotFound, "interfaces[eth1v7]", "it is not there");
+        assert_eq!(
+            format!("{}: {fault}", fault.kind),
+            "SrIovVfNotFound: interfaces[eth1v7]: it is not there"
+        );
+        assert_eq!(Invalid::new("a", "b").under("c").kind.to_string(), "InvalidArgument");
+    }
 }

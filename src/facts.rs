@@ -9,9 +9,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoPortData};
 
-use crate::error::Invalid;
-use crate::profile::{Dict, Profile};
+use crate::error::{ErrorKind, Invalid};
+use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
+
+mod index;
+
+pub use index::Index;
 
 /// One reading of everything about this node.
 #[derive(Debug, Clone, Default)]
@@ -50,19 +54,11 @@ pub struct Facts {
     pub nm_capabilities: Vec<u32>,
     /// The database of Open vSwitch; None where it does not answer.
     pub ovs: Option<Ovs>,
+    /// Where things are in these lists; see `Facts::indexed`.
+    pub index: Index,
 }
 
 impl Facts {
-    /// The link with this kernel name.
-    pub fn link(&self, name: &str) -> Option<&Link> {
-        self.links.iter().find(|l| l.name == name)
-    }
-
-    /// The link with this interface index.
-    pub fn link_by_index(&self, index: u32) -> Option<&Link> {
-        self.links.iter().find(|l| l.index == index)
-    }
-
     /// Whether NetworkManager is at least of this version (`1.52`); true where none runs.
     pub fn nm_at_least(&self, version: &str) -> bool {
         let numbers = |text: &str| -> Vec<u32> { text.split(['.', '-']).map_while(|p| p.parse().ok()).collect() };
@@ -73,7 +69,8 @@ impl Facts {
     pub fn needs_nm(&self, version: &str, path: &str, what: &str) -> Result<(), Invalid> {
         match self.nm_at_least(version) {
             true => Ok(()),
-            false => Err(Invalid::new(
+            false => Err(Invalid::of(
+                ErrorKind::DependencyError,
                 path,
                 format!(
                     "{what} needs NetworkManager {version}; this node has {}",
@@ -85,16 +82,7 @@ impl Facts {
 
     /// NetworkManager's device for this kernel name.
     pub fn device(&self, name: &str) -> Option<&Device> {
-        self.devices
-            .iter()
-            .find(|d| d.interface == name && d.space() == Space::Kernel)
-    }
-
-    /// NetworkManager's device in any space; a VPN has none.
-    pub fn device_of(&self, id: &Id) -> Option<&Device> {
-        self.devices
-            .iter()
-            .find(|d| d.interface == id.name && d.space() == id.space)
+        self.device_of(&Id::kernel(name))
     }
 
     /// The active connection of an interface: its device's, or that of a VPN's profile.
@@ -131,11 +119,6 @@ impl Facts {
     /// The row of Open vSwitch for an interface of this name.
     pub fn ovs_interface(&self, name: &str) -> Option<&OvsInterface> {
         self.ovs.as_ref()?.interfaces.get(name)
-    }
-
-    /// The profile with this uuid.
-    pub fn profile(&self, uuid: &str) -> Option<&SavedProfile> {
-        self.profiles.iter().find(|p| p.uuid() == uuid)
     }
 
     /// The profile that is active on this kernel link.
@@ -584,6 +567,21 @@ impl SavedProfile {
             _ => self.interface()?,
         };
         Some(Id::in_space(name, space))
+    }
+
+    /// The hardware address that its interface must have (`802-3-ethernet.mac-address`), where no name says which it is.
+    pub fn bound_to(&self) -> Option<String> {
+        match self.profile.get("802-3-ethernet", "mac-address") {
+            Some(Value::Bytes(mac)) if self.interface().is_none() && !mac.is_empty() => {
+                Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"))
+            }
+            _ => None,
+        }
+    }
+
+    /// May be active on several devices at once (`connection.multi-connect`: 0 default, 1 single, 2 manual-multiple, 3 multiple).
+    pub fn is_shared(&self) -> bool {
+        self.profile.int("connection", "multi-connect").unwrap_or(0) > 1
     }
 
     /// On disk and written by a person or tool, so it is there after a reboot.

@@ -243,6 +243,14 @@ pub fn bad_long_name(name: &str) -> Option<String> {
     }
 }
 
+/// A name server's address as the document has it: `fe80::1` as `fe80::1%eth0`; others as they are.
+pub fn scoped(server: &str, interface: &str) -> String {
+    match server.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(ip)) if ip.is_unicast_link_local() => format!("{server}%{interface}"),
+        _ => server.to_owned(),
+    }
+}
+
 /// A MAC address (6 bytes, or 20 for InfiniBand) as `AA:BB:…`; None where it is none.
 pub fn mac(text: &str) -> Option<String> {
     let parts: Vec<&str> = text.split([':', '-']).collect();

@@ -1,18 +1,23 @@
 //! Every file under `tests/golden/` is a case: a node, a wish, and the plan or the error that it leads to.
 //!
 //! `cards` are the node's network cards (a name, `ib…` of InfiniBand, or a map with what there is to one), `node` what else there is to it; `given`
-//! documents are applied first, `desired` is the wish. `lines`, `steps` and `warnings` are what is planned for it, `error` is what is said instead;
+//! documents are applied first; `before` and `meanwhile` is what others did on the node before and after those; `desired` is the wish, planned with
+//! `options`. `lines`, `steps` and `warnings` are what is planned for it, `error` (and its `kind`) is what is said instead;
 //! `keys` (profile → setting.key → value) and `profiles` (profile → setting → key → value) is what NetworkManager must have stored afterwards,
-//! `files` what files hold (null: not there), `shows` (interface → part of its entry) what the node then shows.
+//! `files` what files hold (null: not there), `shows` (interface → part of its entry) what the node then shows; `profile` (interface → setting.key →
+//! value, null for none) and `kernel` what its profile, the kernel and the resolver have.
 //! Every wish is then carried out on the fake node, after which planning it again must find nothing.
+
+mod golden_others;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use golden_others::{Kernel, Others, Profiles};
 use netwright::facts::{Address, Ethtool, Facts, Feature, Link, Numbers, OvsInterface, OvsPort, Sriov};
 use netwright::host::Observation;
 use netwright::host::fake::FakeHost;
-use netwright::plan::plan;
+use netwright::plan::{self, plan_with};
 use netwright::probe::Prober;
 use netwright::profile::{self, Dict};
 use netwright::state::{NetworkState, tree};
@@ -29,7 +34,13 @@ struct Case {
     #[serde(default)]
     node: Node,
     #[serde(default)]
+    before: Others,
+    #[serde(default)]
     given: Vec<Value>,
+    #[serde(default)]
+    meanwhile: Others,
+    #[serde(default)]
+    options: Choices,
     desired: Value,
     #[serde(default)]
     lines: Option<Vec<String>>,
@@ -37,6 +48,8 @@ struct Case {
     steps: Option<Vec<Vec<String>>>,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
     #[serde(default)]
     warnings: Option<Vec<String>>,
     #[serde(default)]
@@ -47,6 +60,17 @@ struct Case {
     profiles: Value,
     #[serde(default)]
     shows: Value,
+    #[serde(default)]
+    profile: Profiles,
+    #[serde(default)]
+    kernel: Kernel,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Choices {
+    memory_only: bool,
+    override_iface: bool,
 }
 
 #[derive(Deserialize)]
@@ -310,9 +334,14 @@ impl Node {
     }
 }
 
-async fn apply(host: &FakeHost, document: &Value) -> Outcome {
+async fn apply(host: &FakeHost, document: &Value, choices: &Choices) -> Outcome {
     let state = NetworkState::from_json(document.clone()).expect("a given document parses");
-    run(host, &Prober::none(), &state, &Options::default()).await.outcome
+    let options = Options {
+        memory_only: choices.memory_only,
+        override_iface: choices.override_iface,
+        ..Options::default()
+    };
+    run(host, &Prober::none(), &state, &options).await.outcome
 }
 
 async fn check(path: &Path) -> Result<(), String> {
@@ -331,25 +360,34 @@ async fn check(path: &Path) -> Result<(), String> {
     let host = FakeHost::with_cards(&cards);
     host.meddle(|facts| furnish(&case, facts));
     host.meddle(|facts| case.node.before(facts));
+    case.before.set_up(&host);
     for document in &case.given {
-        let outcome = apply(&host, document).await;
+        let outcome = apply(&host, document, &Choices::default()).await;
         if outcome != Outcome::Applied {
             return Err(format!("a given document was not applied: {outcome:?}"));
         }
     }
     host.meddle(|facts| case.node.after(facts));
-    let got = NetworkState::from_json(case.desired.clone()).and_then(|wish| plan(&wish, &host.now()));
+    case.meanwhile.set_up(&host);
+    let choices = plan::Options {
+        memory_only: case.options.memory_only,
+        override_iface: case.options.override_iface,
+    };
+    let got = NetworkState::from_json(case.desired.clone()).and_then(|wish| plan_with(&wish, &host.now(), choices));
     let plan_ = match (got, &case.error) {
-        (Err(fault), Some(error)) if fault.to_string() == *error => return Ok(()),
+        (Err(fault), Some(error)) if fault.to_string() == *error => {
+            let kind = fault.kind.to_string();
+            return match case.kind.as_ref().is_none_or(|want| *want == kind) {
+                true => Ok(()),
+                false => Err(format!("refused as {kind}")),
+            };
+        }
         (Err(fault), _) => return Err(format!("refused: {fault}")),
         (Ok(_), Some(error)) => {
             return Err(format!("accepted, but should be refused with: {error}"));
         }
         (Ok(plan), None) => plan,
     };
-    if case.warnings.as_ref().is_some_and(|want| *want != plan_.warnings) {
-        return Err(format!("warned {:?}", plan_.warnings));
-    }
     let steps: Vec<Vec<String>> = plan_
         .waves
         .iter()
@@ -357,18 +395,22 @@ async fn check(path: &Path) -> Result<(), String> {
         .collect();
     if case.lines.as_ref().is_some_and(|want| *want != plan_.lines)
         || case.steps.as_ref().is_some_and(|want| *want != steps)
+        || case.warnings.as_ref().is_some_and(|want| *want != plan_.warnings)
     {
         return Err(format!(
-            "planned\nlines: {}\nsteps: {}",
+            "planned\nlines: {}\nsteps: {}\nwarnings: {}",
             serde_json::json!(plan_.lines),
-            serde_json::json!(steps)
+            serde_json::json!(steps),
+            serde_json::json!(plan_.warnings)
         ));
     }
-    let outcome = apply(&host, &case.desired).await;
+    let outcome = apply(&host, &case.desired, &case.options).await;
     if !matches!(outcome, Outcome::Applied | Outcome::Unchanged) {
         return Err(format!("not applied: {outcome:?}"));
     }
     outcome_of(&case, &host.now())?;
+    case.profile.check(&host.now())?;
+    case.kernel.check(&host.now())?;
     let lacking = [
         lacking_in_profiles(&case.profiles, &host),
         lacking_in_document(&case.shows, &host),
@@ -377,13 +419,11 @@ async fn check(path: &Path) -> Result<(), String> {
     if !lacking.is_empty() {
         return Err(format!("{lacking:#?}"));
     }
-    match apply(&host, &case.desired).await {
+    match apply(&host, &case.desired, &case.options).await {
         Outcome::Unchanged => Ok(()),
         other => {
-            let again = plan(
-                &NetworkState::from_json(case.desired).expect("parsed before"),
-                &host.now(),
-            );
+            let wish = NetworkState::from_json(case.desired).expect("parsed before");
+            let again = plan_with(&wish, &host.now(), choices);
             Err(format!(
                 "the second time it is {other:?}: {:#?}",
                 again.map(|p| (p.lines, p.waves))

@@ -147,12 +147,12 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Cost,
     let profiles: Vec<_> = steps
         .iter()
         .filter_map(|s| match s {
-            Step::Save { iface, profile, .. } => Some((iface.clone(), profile.clone())),
+            Step::Save { iface, profile, .. } => Some((iface.name.clone(), profile.clone())),
             _ => None,
         })
         .collect();
     let begin = Begin::now();
-    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(&iface.name, p, None, false)))
+    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(iface, p, None, false)))
         .await
         .expect("saved");
     let names = profiles.iter().map(|(iface, _)| iface);
@@ -160,7 +160,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Cost,
         saved
             .iter()
             .zip(names.clone())
-            .map(|(at, iface)| nm.activate(&iface.name, at, None)),
+            .map(|(at, iface)| nm.activate(iface, at, None)),
     )
     .await
     .expect("activated");
@@ -172,7 +172,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Cost,
     .await;
     let up = Cost { time, ..begin.end() };
     let begin = Begin::now();
-    try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(&iface.name, at)))
+    try_join_all(saved.iter().zip(names).map(|(at, iface)| nm.forget(iface, at)))
         .await
         .expect("deleted");
     // NetworkManager answers before the kernel is through, which takes nearly all of the time

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{input, output};
 use crate::error::Invalid;
 use crate::host::Observation;
-use crate::plan::{offline, resolve, topology};
+use crate::plan::{Options, offline, resolve, topology};
 use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::Identifier;
@@ -53,8 +53,9 @@ pub fn run(args: &Statistic) -> anyhow::Result<()> {
 }
 
 fn count(desired: &NetworkState, seen: &Observation) -> Result<Usage, Invalid> {
-    let resolved = resolve::resolve(desired, seen)?;
-    let graph = topology::spread(&resolved, seen)?;
+    let resolved = resolve::resolve(desired, seen, Options::default())?;
+    let graph = topology::spread(&resolved, seen, Options::default())?;
+    let resolved = resolved.state;
     let touched = graph
         .iter()
         .filter(|(id, t)| t.wish.is_up() && id.space != Space::OvsPort);

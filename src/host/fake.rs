@@ -1,16 +1,18 @@
 //! A small machine that behaves: profiles, links, addresses and a checkpoint, in memory. It can be told to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
-use crate::facts::{Active, Address, Device, Facts, Link, Ovs, Route, Rule, SavedProfile};
-use crate::profile::{Dict, Profile, Value};
+use crate::facts::{Active, Address, Device, Facts, Link, Ovs, SavedProfile};
+use crate::profile::{Profile, Value};
 use crate::scalar::{Id, Space};
 use crate::state::iface::{AnyKind, ovs_bridge, ovs_interface, ovs_port};
 use crate::state::part::Parts;
+
+mod sections;
 
 /// What the machine is and what it was told.
 #[derive(Debug, Default)]
@@ -24,6 +26,10 @@ struct Machine {
     /// Addresses that an activation takes away stay for this many waits.
     lingers: u32,
     leaving: Vec<Address>,
+    /// Links that NetworkManager made, which go with their connection.
+    made: BTreeSet<String>,
+    /// What a DHCP server has for a link.
+    leases: BTreeMap<String, (IpAddr, u8)>,
 }
 
 /// The node of the tests.
@@ -43,8 +49,8 @@ impl FakeHost {
             m.facts.dispatch_dir = "/etc/NetworkManager/dispatcher.d".to_owned();
             m.facts.nm_capabilities = vec![1, 2];
             m.facts.ovs = Some(Ovs::default());
-            m.add_link("lo", None, 772, 10);
-            m.own_addresses("lo");
+            m.add_link("lo", None, 772, 30);
+            m.loopback();
             for card in cards {
                 let (name, kind) = card
                     .split_once(' ')
@@ -73,6 +79,11 @@ impl FakeHost {
     pub fn lingering(self, waits: u32) -> Self {
         self.lock().lingers = waits;
         self
+    }
+
+    /// A DHCP server that gives the link this address.
+    pub fn lease(&self, link: &str, ip: IpAddr, prefix: u8) {
+        self.lock().leases.insert(link.to_owned(), (ip, prefix));
     }
 
     /// Changes the facts directly, as somebody else on the node would.
@@ -196,26 +207,33 @@ impl Machine {
 
     fn apply(&mut self, step: &Step) {
         match step {
-            Step::Save { profile, path, .. } => self.save(profile, path.as_deref()),
+            Step::Save {
+                profile,
+                path,
+                memory_only,
+                ..
+            } => self.save(profile, path.as_deref(), *memory_only),
             Step::Forget { iface, uuid, path } => {
                 self.facts.profiles.retain(|p| p.path != *path);
                 self.deactivate(iface, &|a| a.uuid == *uuid);
             }
-            Step::Activate { iface, uuid, .. } | Step::Reapply { iface, uuid } if !self.deaf => {
-                self.activate(iface, uuid)
+            Step::Activate { iface, uuid, .. } if !self.deaf => {
+                self.flush(iface);
+                self.activate(iface, uuid);
             }
+            Step::Reapply { iface, uuid } if !self.deaf => self.activate(iface, uuid),
             Step::Activate { .. } | Step::Reapply { .. } => {}
             Step::Disconnect { iface } | Step::Deactivate { iface } => self.deactivate(iface, &|_| true),
             Step::RemoveLink { iface } => self.remove(iface),
             Step::Effect(effect) => self.take_effect(effect),
         }
         self.ovs();
+        self.node_wide();
     }
 
     fn take_effect(&mut self, effect: &Effect) {
         match effect {
             Effect::GlobalDns(dns) => {
-                self.facts.dns.servers = dns.as_ref().map(|d| d.servers.clone()).unwrap_or_default();
                 self.facts.dns.global.clone_from(dns);
             }
             Effect::OvsDb {
@@ -300,13 +318,14 @@ impl Machine {
         self.facts.ovs = Some(ovs);
     }
 
-    fn save(&mut self, profile: &Profile, path: Option<&str>) {
+    fn save(&mut self, profile: &Profile, path: Option<&str>, memory_only: bool) {
         let path = match path {
             Some(path) => path.to_owned(),
             None => format!("/s/{}", self.number()),
         };
         self.facts.profiles.retain(|p| p.path != path);
-        let filename = format!("/etc/NetworkManager/system-connections{path}");
+        let folder = if memory_only { "/run" } else { "/etc" };
+        let filename = format!("{folder}/NetworkManager/system-connections{path}");
         self.facts.profiles.push(SavedProfile {
             path,
             profile: profile.clone(),
@@ -345,7 +364,10 @@ impl Machine {
         self.facts.addresses.retain(|a| a.link != index);
         self.facts.routes.retain(|r| r.link != Some(index));
         self.own_addresses(iface);
-        if self.facts.link(iface).is_some_and(|l| l.kind.is_some()) {
+        for link in self.facts.links.iter_mut().filter(|l| l.index == index) {
+            link.controller = None;
+        }
+        if self.made.contains(iface) {
             self.remove_link(iface);
         }
         let card = self.facts.links.iter_mut().find(|l| l.name == iface);
@@ -388,25 +410,6 @@ impl Machine {
         }
     }
 
-    /// The kernel gives `lo` its addresses whatever else is configured.
-    fn own_addresses(&mut self, iface: &str) {
-        let index = self.facts.link(iface).filter(|l| l.arphrd == 772).map(|l| l.index);
-        for (ip, prefix) in [("127.0.0.1", 8), ("::1", 128)] {
-            if let (Some(link), Ok(ip)) = (index, ip.parse()) {
-                self.facts.addresses.push(Address {
-                    link,
-                    ip,
-                    prefix,
-                    dynamic: false,
-                    valid: None,
-                    preferred: None,
-                    protocol: 0,
-                    duplicate: false,
-                });
-            }
-        }
-    }
-
     fn remove_device(&mut self, id: &Id) {
         self.facts
             .devices
@@ -427,11 +430,20 @@ impl Machine {
             .find(|l| link.kind.as_deref() == Some("veth") && Some(l.index) == link.parent)
             .map(|l| l.name.clone());
         for name in [Some(iface.to_owned()), pair].into_iter().flatten() {
+            self.made.remove(&name);
             self.facts.links.retain(|l| l.name != name);
             self.remove_device(&Id::kernel(name));
         }
-        for l in &mut self.facts.links {
-            l.controller = l.controller.filter(|c| *c != link.index);
+        self.facts.addresses.retain(|a| a.link != link.index);
+        self.facts.routes.retain(|r| r.link != Some(link.index));
+        // a port whose controller goes is disconnected
+        for port in self.facts.links.iter_mut().filter(|l| l.controller == Some(link.index)) {
+            port.controller = None;
+            let mine = |d: &&mut Device| d.interface == port.name && d.state > 10;
+            for device in self.facts.devices.iter_mut().filter(mine) {
+                device.active = None;
+                device.state = 30;
+            }
         }
     }
 
@@ -439,6 +451,7 @@ impl Machine {
         let Some(profile) = self.facts.profile(uuid).map(|p| p.profile.clone()) else {
             return;
         };
+        self.controller_first(&profile);
         let nm_type = profile.str("connection", "type").unwrap_or_default();
         match id.space {
             Space::Kernel if !AnyKind::makes_link(nm_type, &profile) => self.add_device(&id.name, 24),
@@ -473,7 +486,20 @@ impl Machine {
                 self.activate(&port, &uuid);
             }
         }
-        self.rules();
+    }
+
+    /// A port brings up its controller where that is not there.
+    fn controller_first(&mut self, port: &Profile) {
+        let Some(master) = port.str("connection", "master").map(str::to_owned) else {
+            return;
+        };
+        let known = |p: &&SavedProfile| p.uuid() == master || p.interface() == Some(&master);
+        let found = self.facts.profiles.iter().find(known);
+        let found = found.and_then(|p| Some((p.id()?, p.uuid().to_owned())));
+        let missing = |id: &Id| id.space == Space::Kernel && self.facts.link(&id.name).is_none();
+        if let Some((id, uuid)) = found.filter(|(id, _)| missing(id)) {
+            self.activate(&id, &uuid);
+        }
     }
 
     fn add_device(&mut self, name: &str, device_type: u32) {
@@ -528,7 +554,7 @@ impl Machine {
         );
         Parts::to_link(profile, link);
         let index = link.index;
-        self.addresses(index, profile);
+        self.addresses(index, iface, profile);
         self.routes(index, profile);
         self.virtual_functions(iface);
     }
@@ -536,6 +562,7 @@ impl Machine {
     fn create(&mut self, iface: &str, profile: &Profile) {
         let nm_type = profile.str("connection", "type").unwrap_or_default();
         let kind = AnyKind::link_kind(nm_type, profile).to_owned();
+        self.made.insert(iface.to_owned());
         self.add_link(iface, Some(&kind), 1, 30);
         if let Some(peer) = profile.str("veth", "peer").map(str::to_owned) {
             self.add_link(&peer, Some(&kind), 1, 30);
@@ -544,99 +571,5 @@ impl Machine {
                 l.parent = at;
             }
         }
-    }
-
-    fn addresses(&mut self, index: u32, profile: &Profile) {
-        // what another program gave stays
-        let goes = |a: &Address| a.link == index && a.protocol <= 3;
-        if self.lingers > 0 {
-            let old = self.facts.addresses.iter().filter(|a| goes(a));
-            self.leaving.extend(old.cloned());
-        } else {
-            self.facts.addresses.retain(|a| !goes(a));
-        }
-        for section in ["ipv4", "ipv6"] {
-            for d in profile.dicts(section, "address-data") {
-                if let (Some(Value::Str(ip)), Some(Value::U32(prefix))) = (d.get("address"), d.get("prefix"))
-                    && let Ok(ip) = ip.parse::<IpAddr>()
-                {
-                    let prefix = u8::try_from(*prefix).unwrap_or(0);
-                    self.facts.addresses.push(Address {
-                        link: index,
-                        ip,
-                        prefix,
-                        dynamic: false,
-                        valid: None,
-                        preferred: None,
-                        protocol: 0,
-                        duplicate: false,
-                    });
-                }
-            }
-        }
-    }
-
-    fn routes(&mut self, index: u32, profile: &Profile) {
-        self.facts.routes.retain(|r| r.link != Some(index) || r.protocol != 4);
-        for d in ["ipv4", "ipv6"].iter().flat_map(|s| profile.dicts(s, "route-data")) {
-            let text = |key: &str| match d.get(key) {
-                Some(Value::Str(s)) => Some(s.as_str()),
-                _ => None,
-            };
-            let number = |d: &Dict, key: &str| match d.get(key) {
-                Some(Value::U32(v)) => Some(*v),
-                _ => None,
-            };
-            let Some(destination) = text("dest")
-                .zip(number(d, "prefix"))
-                .and_then(|(a, p)| crate::state::route::net(&format!("{a}/{p}")))
-            else {
-                continue;
-            };
-            self.facts.routes.push(Route {
-                destination,
-                gateway: text("next-hop").and_then(|g| g.parse().ok()),
-                link: Some(index),
-                table: number(d, "table").unwrap_or(254),
-                metric: number(d, "metric"),
-                protocol: 4,
-                scope: 0,
-                kind: 1,
-                source: text("src").and_then(|s| s.parse().ok()),
-                weight: None,
-                metrics: BTreeMap::new(),
-            });
-        }
-    }
-
-    fn rules(&mut self) {
-        let active: Vec<&Profile> = self
-            .facts
-            .devices
-            .iter()
-            .filter_map(|d| self.facts.active_profile(&d.interface))
-            .map(|p| &p.profile)
-            .collect();
-        let dicts = active
-            .iter()
-            .flat_map(|p| ["ipv4", "ipv6"].map(|s| p.dicts(s, "routing-rules")))
-            .flatten();
-        let rules = dicts.map(|d| {
-            let r = crate::state::rule::Rule::from_nm(d);
-            Rule {
-                ipv6: r.is_ipv6(),
-                from: r.ip_from.as_deref().and_then(crate::state::route::net),
-                to: r.ip_to.as_deref().and_then(crate::state::route::net),
-                priority: r.priority.and_then(|p| p.try_into().ok()).unwrap_or(0),
-                table: r.table(),
-                fwmark: r.fwmark,
-                fwmask: r.fwmask,
-                iif: r.iif.clone(),
-                action: 1,
-                suppress_prefix_length: r.suppress_prefix_length,
-                protocol: 4,
-            }
-        });
-        self.facts.rules = rules.collect();
     }
 }

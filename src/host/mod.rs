@@ -1,12 +1,12 @@
 //! The node as the transaction sees it: one narrow trait, a live implementation and a fake that behaves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
-use crate::facts::{Facts, Link, SavedProfile};
-use crate::profile::{Profile, Value};
-use crate::scalar::Id;
+use crate::facts::{Device, Facts, Link, SavedProfile};
+use crate::profile::Profile;
+use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::Interface;
 
@@ -30,7 +30,9 @@ pub struct Observation {
     /// What stands above a companion or a port behind one.
     behind: HashMap<Id, Id>,
     /// Where the profiles of each interface are in `facts.profiles`.
-    profiles: HashMap<Id, Vec<usize>>,
+    profiles: BTreeMap<Id, Vec<usize>>,
+    /// Interfaces by `connection.id` of their profiles.
+    profile_names: HashMap<String, BTreeSet<Id>>,
     /// Where each interface is: in `state.interfaces`, then in `companions`.
     index: HashMap<Id, usize>,
 }
@@ -38,11 +40,16 @@ pub struct Observation {
 impl Observation {
     /// Renders facts as a document.
     pub fn new(facts: Facts) -> Self {
+        let facts = facts.indexed();
         let state = NetworkState::from_facts(&facts);
-        let mut profiles: HashMap<Id, Vec<usize>> = HashMap::new();
+        let mut profiles: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
+        let mut profile_names: HashMap<String, BTreeSet<Id>> = HashMap::new();
+        let owners = owners(&facts);
         for (at, saved) in facts.profiles.iter().enumerate() {
-            if let Some(id) = saved.id().or_else(|| by_address(&saved.profile, &facts)) {
-                profiles.entry(id).or_default().push(at);
+            let Some(id) = &owners[at] else { continue };
+            profiles.entry(id.clone()).or_default().push(at);
+            if let Some(name) = saved.profile.str("connection", "id") {
+                profile_names.entry(name.to_owned()).or_default().insert(id.clone());
             }
         }
         let index = state
@@ -55,6 +62,7 @@ impl Observation {
             facts,
             state,
             profiles,
+            profile_names,
             index,
             ..Observation::default()
         };
@@ -105,6 +113,19 @@ impl Observation {
         found.filter_map(|at| self.facts.profiles.get(*at))
     }
 
+    /// Interfaces that have profiles.
+    pub fn ids_with_profiles(&self) -> impl Iterator<Item = &Id> {
+        self.profiles.keys()
+    }
+
+    /// Kernel links with a profile of this name (`connection.id`).
+    pub fn links_by_profile(&self, name: &str) -> Vec<&str> {
+        let ids = self.profile_names.get(name).into_iter().flatten();
+        ids.filter(|id| id.space == Space::Kernel)
+            .map(|id| id.name.as_str())
+            .collect()
+    }
+
     /// Where NetworkManager keeps a profile between a controller and its ports: what stands above this one.
     pub fn behind(&self, id: &Id) -> Option<&Id> {
         self.behind.get(id)
@@ -117,35 +138,49 @@ impl Observation {
 
     /// The controller of this name: a kernel link, or an Open vSwitch bridge that may be called like one.
     pub fn controller(&self, name: &str) -> Option<&Interface> {
-        let spaces = [crate::scalar::Space::Kernel, crate::scalar::Space::OvsBridge];
+        let spaces = [Space::Kernel, Space::OvsBridge];
         let mut found = spaces.iter().filter_map(|s| self.interface(&Id::in_space(name, *s)));
         found.find(|i| i.kind.is_controller())
     }
 }
 
-/// The interface of a profile that names none but an address of the hardware.
-fn by_address(profile: &Profile, facts: &Facts) -> Option<Id> {
-    let mac = match profile.get("802-3-ethernet", "mac-address") {
-        Some(Value::Bytes(bytes)) => Some(bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")),
-        _ => None,
-    };
-    let paths = profile.strs("match", "path");
-    if mac.is_none() && paths.is_empty() {
-        return None;
+/// The interface of each profile: by its name, by the address of the hardware it is bound to, or because it is active there.
+fn owners(facts: &Facts) -> Vec<Option<Id>> {
+    let (mut macs, mut slots): (HashMap<&str, &str>, HashMap<String, &str>) = (HashMap::new(), HashMap::new());
+    let real = |l: &&Link| matches!(l.kind.as_deref(), None | Some("veth"));
+    // what is burned in counts before what was set
+    for burned_in in [true, false] {
+        for link in facts.links.iter().filter(real) {
+            let mac = if burned_in { &link.permanent_mac } else { &link.mac };
+            mac.as_ref().map(|mac| macs.entry(mac).or_insert(&link.name));
+        }
     }
-    let hardware = facts.links.iter().filter(|l| l.kind.is_none() || mac.is_some());
-    let has_mac = |l: &&Link| {
-        mac.as_ref()
-            .is_some_and(|m| [&l.permanent_mac, &l.mac].contains(&&Some(m.clone())))
+    for link in facts.links.iter().filter(real) {
+        let slot = link.pci_address.as_ref();
+        slot.map(|slot| slots.entry(format!("pci-{slot}")).or_insert(&link.name));
+    }
+    let device = |d: &'_ Device| Some((d.active.as_ref()?.uuid.clone(), d.interface.clone()));
+    let active: HashMap<String, String> = facts.devices.iter().filter_map(device).collect();
+    let owner = |saved: &SavedProfile| {
+        let by_mac = saved.bound_to().and_then(|mac| macs.get(mac.as_str()).copied());
+        let by_slot = || {
+            saved
+                .profile
+                .strs("match", "path")
+                .iter()
+                .find_map(|p| slots.get(p).copied())
+        };
+        let bound = by_mac.or_else(by_slot).map(Id::kernel);
+        let shared = saved.is_shared();
+        let running = || {
+            active
+                .get(saved.uuid())
+                .filter(|_| !shared)
+                .map(|n| Id::kernel(n.as_str()))
+        };
+        saved.id().or(bound).or_else(running)
     };
-    let has_path = |l: &&Link| {
-        let path = l.pci_address.as_ref().map(|a| format!("pci-{a}"));
-        path.is_some_and(|p| paths.contains(&p))
-    };
-    let mut found = hardware.filter(|l| has_mac(l) || has_path(l));
-    // hardware before what was made on top of it with the same address
-    let first = found.clone().find(|l| l.kind.is_none()).or_else(|| found.next())?;
-    Some(Id::kernel(&first.name))
+    facts.profiles.iter().map(owner).collect()
 }
 
 /// One change to the node. The executor has no choices left.

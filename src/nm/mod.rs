@@ -534,8 +534,13 @@ fn running_dns(properties: &Properties, dns: &mut Dns) {
     let mut entries = entries;
     entries.sort_by_key(priority);
     for entry in &entries {
+        let interface = match entry.get("interface") {
+            Some(Value::Str(name)) => name.as_str(),
+            _ => "",
+        };
         for (list, key) in [(&mut dns.servers, "nameservers"), (&mut dns.searches, "domains")] {
             for item in strs(entry, key) {
+                let item = crate::scalar::scoped(&item, interface);
                 if !list.contains(&item) {
                     list.push(item);
                 }

@@ -1,6 +1,6 @@
 //! Decides what to do: desired over current gives a `Plan`, a value that the host only carries out. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use crate::error::Invalid;
@@ -23,8 +23,8 @@ pub mod topology;
 pub mod validate;
 pub mod verify;
 
-use profiles::{Extra, Stock};
-use sections::Sections;
+use profiles::{Extra, Ground, Stock};
+use sections::{Sections, View};
 use topology::{Graph, Membership, Touched};
 
 /// Everything that will happen to this node, decided before anything happens.
@@ -87,37 +87,40 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
 }
 
 fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
-    let mut resolved = resolve::resolve(desired, seen)?;
-    if let Some(hostname) = resolved.hostname.as_mut().filter(|_| options.memory_only) {
+    let mut resolved = resolve::resolve(desired, seen, options)?;
+    let wishes = &mut resolved.state;
+    if let Some(hostname) = wishes.hostname.as_mut().filter(|_| options.memory_only) {
         hostname.config = None;
     }
-    refuse_unsupported(&resolved, seen)?;
-    let mut warnings = skip_unsupported(&mut resolved, seen);
-    warnings.extend(copy_macs(&mut resolved, seen)?);
-    validate::check(&resolved, seen)?;
-    let graph = topology::spread(&resolved, seen)?;
-    let sections = sections::spread(&resolved, &graph, seen)?;
-    let mut steps = Steps {
+    refuse_unsupported(wishes, seen)?;
+    let mut warnings = std::mem::take(&mut resolved.warnings);
+    warnings.extend(skip_unsupported(wishes, seen));
+    warnings.extend(copy_macs(wishes, seen)?);
+    validate::check(wishes, seen)?;
+    let graph = topology::spread(&resolved, seen, options)?;
+    warnings.extend(follow(&mut resolved.state, &graph));
+    let view = View {
+        resolved: &resolved.state,
+        graph: &graph,
+        seen,
         options,
-        ..Steps::default()
     };
-    let mut lines: Vec<String> = verify::verify(&resolved, seen)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    lines.extend(sections.lines.iter().cloned());
+    let mut sections = sections::spread(&view)?;
+    warnings.append(&mut sections.warnings);
+    let mut work = Work {
+        graph: &graph,
+        sections: &sections,
+        seen,
+        options,
+        steps: Steps::default(),
+        lines: Lines::default(),
+    };
+    let differences = verify::verify(&resolved.state, seen);
+    differences.iter().for_each(|d| work.lines.push(d.to_string()));
+    sections.lines.iter().for_each(|l| work.lines.push(l.clone()));
     let ids: BTreeSet<&Id> = graph.keys().chain(sections.extra.keys()).collect();
-    for id in ids {
-        match graph.get(id) {
-            Some(t) if t.wish.is_absent() => steps.remove(id, t, seen, &mut lines),
-            Some(t) if t.wish.base.state == Some(State::Down) => {
-                steps.scripts.extend(scripts(id, t, seen));
-                steps.take_members_down(id, &graph, seen);
-                steps.take_down(id, seen);
-            }
-            touched => steps.bring_up(id, touched, &graph, &sections, seen, &mut lines),
-        }
-    }
+    ids.into_iter().for_each(|id| work.settle(id));
+    let Work { mut steps, lines, .. } = work;
     steps.node.extend(sections.effects.iter().cloned().map(Step::Effect));
     let touched = steps.touched();
     let goes = steps
@@ -125,18 +128,30 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
         .iter()
         .flat_map(|step| addresses_that_go(step, seen))
         .collect();
-    let coming_vfs = coming_vfs(&resolved, &steps.deactivate, seen);
+    let coming_vfs = coming_vfs(&resolved.state, &steps.deactivate, seen);
     Ok(Plan {
         waves: steps.into_waves(),
-        lines,
+        lines: lines.list,
         touched,
         warnings,
-        expect: resolved,
+        expect: resolved.state,
         goes,
         patience: vf_patience(coming_vfs.len()),
         coming_vfs,
         more: false,
     })
+}
+
+/// What follows for the state of a named interface is expected of it; says what.
+fn follow(resolved: &mut NetworkState, graph: &Graph) -> Vec<String> {
+    let mut warnings = vec![];
+    for wish in &mut resolved.interfaces {
+        if let Some(touched) = graph.get(&wish.id()).filter(|t| t.wish.base.state != wish.base.state) {
+            warnings.push(format!("interfaces[{}]: {}", wish.name(), touched.because));
+            wish.base.state = touched.wish.base.state;
+        }
+    }
+    warnings
 }
 
 /// What the kernel has on an interface and its new profile does not give it any more.
@@ -280,10 +295,45 @@ fn scripts(id: &Id, touched: &Touched, seen: &Observation) -> Vec<Step> {
     effects.into_iter().map(Step::Effect).collect()
 }
 
+/// Lines of the plan while they are collected, and which interfaces they speak of.
+#[derive(Debug, Default)]
+struct Lines {
+    list: Vec<String>,
+    about: HashSet<String>,
+    said: HashSet<String>,
+}
+
+impl Lines {
+    fn push(&mut self, line: String) {
+        if let Some((label, _)) = line.split_once(']').filter(|(l, _)| l.starts_with("interfaces[")) {
+            self.about.insert(format!("{label}]"));
+        }
+        self.said.insert(line.clone());
+        self.list.push(line);
+    }
+
+    /// Unless it was said before.
+    fn push_new(&mut self, line: String) {
+        if !self.said.contains(&line) {
+            self.push(line);
+        }
+    }
+
+    /// Unless a line begins with this label.
+    fn push_unless(&mut self, label: &str, line: String) {
+        if !self.list.iter().any(|l| l.starts_with(label)) {
+            self.push(line);
+        }
+    }
+
+    fn speaks_of(&self, label: &str) -> bool {
+        self.about.contains(label)
+    }
+}
+
 /// Steps while they are collected.
 #[derive(Debug, Default)]
 struct Steps {
-    options: Options,
     scripts: Vec<Step>,
     forget: Vec<Step>,
     save: Vec<Step>,
@@ -291,13 +341,13 @@ struct Steps {
     activate: BTreeMap<usize, Vec<Step>>,
     above: BTreeMap<Id, Id>,
     after: Vec<Step>,
+    remove: Vec<Step>,
     node: Vec<Step>,
 }
 
 impl Steps {
     fn into_waves(self) -> Vec<Vec<Step>> {
         let Steps {
-            options: _,
             scripts,
             forget,
             save,
@@ -305,6 +355,7 @@ impl Steps {
             mut activate,
             above,
             after,
+            remove,
             node,
         } = self;
         let begun = |s: &Step| match s {
@@ -320,6 +371,7 @@ impl Steps {
         let mut waves = vec![scripts, forget, save, deactivate];
         waves.extend(activate.into_values());
         waves.push(after);
+        waves.push(remove);
         // NetworkManager may take a new static host name for the running one as well
         let running = |s: &Step| matches!(s, Step::Effect(Effect::RunningHostname(_)));
         let (hostname, node) = node.into_iter().partition(running);
@@ -335,113 +387,208 @@ impl Steps {
             .iter()
             .chain(&self.save)
             .chain(self.activate.values().flatten())
-            .chain(&self.after);
+            .chain(&self.after)
+            .chain(&self.remove);
         let mut names: Vec<String> = all.filter_map(|s| s.interface().map(|id| id.name.clone())).collect();
         names.sort();
         names.dedup();
         names
     }
+}
 
-    fn remove(&mut self, id: &Id, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
-        let current = seen.interface(id);
-        let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
-        if self.options.memory_only {
-            if current.is_some() {
-                self.take_down(id, seen);
+/// Deciding the steps for one interface after the other.
+struct Work<'a> {
+    graph: &'a Graph,
+    sections: &'a Sections,
+    seen: &'a Observation,
+    options: Options,
+    steps: Steps,
+    lines: Lines,
+}
+
+impl Work<'_> {
+    fn settle(&mut self, id: &Id) {
+        let graph = self.graph;
+        match graph.get(id) {
+            Some(t) if t.wish.is_absent() && !self.options.memory_only => self.remove(id, t),
+            Some(t) if t.wish.is_absent() || t.wish.base.state == Some(State::Down) => {
+                self.steps.scripts.extend(scripts(id, t, self.seen));
+                self.take_members_down(id);
+                self.take_down(id, t);
             }
-            return;
+            Some(t) => self.bring_up(id, t),
+            None => self.bring_up(id, &Touched::keeper(id, self.seen)),
         }
-        let left = Parts::leftovers(&id.name, &seen.facts).into_iter();
-        let left = left.chain(alt_names::leftovers(&id.name, !virtual_link, &seen.facts));
+    }
+
+    fn remove(&mut self, id: &Id, touched: &Touched) {
+        let current = self.seen.interface(id);
+        let virtual_link = current.is_some_and(|c| c.kind.is_virtual());
+        let left = Parts::leftovers(&id.name, &self.seen.facts).into_iter();
+        let left = left.chain(alt_names::leftovers(&id.name, !virtual_link, &self.seen.facts));
         if id.space == Space::Kernel {
-            self.node.extend(left.map(Step::Effect));
+            self.steps.node.extend(left.map(Step::Effect));
         }
-        self.forget
-            .extend(Stock::of(id, seen).all().map(|saved| forget(id, saved)));
-        let active = seen.facts.is_on(id);
+        let stock = Stock::of(id, self.seen);
+        self.steps.forget.extend(stock.own().map(|saved| forget(id, saved)));
+        let active = self.seen.facts.is_on(id);
         let label = format!("interfaces[{}]", id.name);
         // a port of Open vSwitch is told by the interfaces behind it
         if id.space != Space::OvsPort
-            && (virtual_link || active || Stock::of(id, seen).base.is_some())
-            && !lines.iter().any(|l| l.starts_with(&label))
+            && (virtual_link || active || stock.base.is_some())
+            && !self.lines.speaks_of(&label)
         {
             let why = if touched.named { "its profile" } else { &touched.because };
-            lines.push(format!("{label}: {why} → absent"));
+            self.lines.push(format!("{label}: {why} → absent"));
         }
         if virtual_link && id.space != Space::Vpn {
-            self.after.push(Step::RemoveLink { iface: id.clone() });
+            self.steps.after.push(Step::RemoveLink { iface: id.clone() });
         } else if active {
-            self.after.push(Step::Disconnect { iface: id.clone() });
+            self.steps.after.push(Step::Disconnect { iface: id.clone() });
         }
     }
 
     /// What is behind companions: a port of Open vSwitch that connects by itself would bring its bridge up again.
-    fn take_members_down(&mut self, id: &Id, graph: &Graph, seen: &Observation) {
-        let companions = seen.interface(id).and_then(|c| c.kind.companions());
+    fn take_members_down(&mut self, id: &Id) {
+        let companions = self.seen.interface(id).and_then(|c| c.kind.companions());
         for companion in companions.into_iter().flatten() {
             let members = companion.ports.iter().map(Id::kernel);
             for id in members.chain([companion.interface.id()]) {
-                if !graph.contains_key(&id) {
-                    self.take_down(&id, seen);
+                if !self.graph.contains_key(&id) && self.seen.facts.is_on(&id) {
+                    self.steps.after.push(Step::Disconnect { iface: id });
                 }
             }
         }
     }
 
-    fn take_down(&mut self, id: &Id, seen: &Observation) {
-        if seen.facts.is_on(id) {
-            self.after.push(Step::Disconnect { iface: id.clone() });
+    /// The profile stays, changed where the wish says more than `down`; the link of something virtual goes.
+    fn take_down(&mut self, id: &Id, touched: &Touched) {
+        let current = self.seen.interface(id);
+        let on = self.seen.facts.is_on(id);
+        let virtual_link = current.is_some_and(|c| c.kind.is_virtual()) && id.space == Space::Kernel;
+        let unmanaged = !virtual_link && current.is_some_and(|c| c.is_ignored());
+        if self.says_more(id, &touched.wish) || unmanaged {
+            let made = self.make(id, touched);
+            if made.save {
+                self.describe(id, touched, &made);
+                self.save(id, &made);
+            }
+            if unmanaged {
+                // only what NetworkManager has had in hand can be taken down by it
+                self.activate(id, &made);
+            }
+        }
+        if unmanaged || on {
+            self.steps.after.push(Step::Disconnect { iface: id.clone() });
+        }
+        if virtual_link && !current.is_some_and(|c| c.kind.needs_controller()) {
+            // NetworkManager removes with the connection only what it made itself
+            self.steps.remove.push(Step::RemoveLink { iface: id.clone() });
+        }
+        let label = format!("interfaces[{}]", id.name);
+        if !touched.named && (virtual_link || on) && !self.lines.speaks_of(&label) {
+            self.lines.push(format!("{label}: {} → down", touched.because));
         }
     }
 
-    fn bring_up(
-        &mut self,
-        id: &Id,
-        touched: Option<&Touched>,
-        graph: &Graph,
-        sections: &Sections,
-        seen: &Observation,
-        lines: &mut Vec<String>,
-    ) {
-        let kept;
-        let touched = match touched {
-            Some(t) => t,
-            None => {
-                kept = Touched::keeper(id, seen);
-                &kept
-            }
-        };
-        let stock = Stock::of(id, seen);
-        let controller = controller_of(id, graph, seen);
-        let none = Extra::default();
-        let extra = sections.extra.get(id).unwrap_or(&none);
-        let afresh = self.options.override_iface && touched.named;
-        let base = stock.base.filter(|_| !afresh);
-        let mut profile = profiles::build(id, touched, controller.as_ref(), extra, base, seen, afresh);
-        if let Some(kept) = stock.base.filter(|_| afresh) {
-            // the same profile with other content, so that applying it again finds nothing to do
-            profile.put("connection", "uuid", kept.uuid());
+    /// The wish says of an interface that is to be down what neither its profile nor the kernel says.
+    fn says_more(&self, id: &Id, wish: &Interface) -> bool {
+        if wish.is_absent() {
+            return false; // in memory only: what stays must not change
         }
-        let keys = stock.base.map(|b| profiles::differing_keys(&b.profile, &profile));
-        let persistent = stock.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.options.memory_only;
-        let save = keys.as_ref().is_none_or(|k| !k.is_empty()) || !persistent;
-        let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
-        let running = seen.facts.running(id).is_some_and(|a| a.uuid == uuid);
-        let off = Off::of(id, touched, controller.as_ref().map(Interface::id), seen);
-        let recreate = touched.recreates(seen) || stale(&stock, &profile);
-        let scripts = scripts(id, touched, seen);
+        if Stock::of(id, self.seen).base.is_some() {
+            return true; // the profile will tell
+        }
+        let mut up = wish.clone();
+        up.base.state = None;
+        match self.seen.interface(id) {
+            Some(_) => verify::of_interface(&up, self.seen)
+                .iter()
+                .any(|d| !d.path.ends_with("].state")),
+            None => resolve::comparable(&up).values().any(|v| !v.is_null()),
+        }
+    }
+
+    /// The profile for an interface, and how it stands to what there is.
+    fn make(&self, id: &Id, touched: &Touched) -> Made {
+        let none = Extra::default();
+        let extra = self.sections.extra.get(id).unwrap_or(&none);
+        let controller = controller_of(id, self.graph, self.seen);
+        let ground = Ground::of(id, touched, controller.as_ref(), extra, self.seen, self.options);
+        let profile = profiles::build(id, touched, &ground, self.seen);
+        let shared = ground.base.is_some_and(SavedProfile::is_shared);
+        let mut keys = ground.base.map(|b| profiles::differing_keys(&b.profile, &profile));
+        if shared {
+            // a copy that differs in nothing but whose it is, is not needed
+            keys.iter_mut()
+                .for_each(|keys| keys.retain(|k| !k.starts_with("connection.")));
+        }
+        let as_is = keys.as_ref().is_some_and(Vec::is_empty);
+        let persistent = ground.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.options.memory_only;
+        let save = (!as_is || !persistent) && !(shared && as_is);
+        let base_uuid = ground.base.filter(|_| shared && as_is).map(SavedProfile::uuid);
+        let uuid = base_uuid.or(profile.str("connection", "uuid")).unwrap_or_default();
+        Made {
+            uuid: uuid.to_owned(),
+            stale: ground.base.is_some_and(|b| stale(b, &profile, self.seen)),
+            path: ground.base.filter(|_| !shared).map(|b| b.path.clone()),
+            save,
+            keys,
+            profile,
+            controller,
+        }
+    }
+
+    fn save(&mut self, id: &Id, made: &Made) {
+        self.steps.save.push(Step::Save {
+            iface: id.clone(),
+            profile: made.profile.clone(),
+            path: made.path.clone(),
+            memory_only: self.options.memory_only,
+        });
+    }
+
+    fn activate(&mut self, id: &Id, made: &Made) {
+        let step = Step::Activate {
+            iface: id.clone(),
+            uuid: made.uuid.clone(),
+            follows: false,
+        };
+        let depth = topology::depth(id, self.graph, self.seen);
+        self.steps.activate.entry(depth).or_default().push(step);
+    }
+
+    /// It is to be up: all but a mere keeper, or a port that is let go, which is down and stays so.
+    fn rises(&self, id: &Id, touched: &Touched) -> bool {
+        let keeper = !self.graph.contains_key(id);
+        let let_go = !touched.named && touched.member == Membership::Leaves;
+        let up = self.seen.interface(id).is_some_and(Interface::is_up);
+        up || touched.renewed || !(keeper || let_go) || self.sections.extra.get(id).is_some_and(|e| e.activate)
+    }
+
+    fn bring_up(&mut self, id: &Id, touched: &Touched) {
+        let made = self.make(id, touched);
+        if !self.rises(id, touched) {
+            // a profile is put right where it lies; who is down stays down
+            if made.save && made.path.is_some() {
+                self.describe(id, touched, &made);
+                self.save(id, &made);
+            }
+            return;
+        }
+        let running = self.seen.facts.running(id).is_some_and(|a| a.uuid == made.uuid);
+        let mut off = Off::of(id, touched, made.controller.as_ref().map(Interface::id), self.seen);
+        if off == Off::Nothing && self.sections.extra.get(id).is_some_and(|e| e.reapply) {
+            off = Off::Ip;
+        }
+        let recreate = touched.recreates(self.seen) || made.stale;
+        let scripts = scripts(id, touched, self.seen);
         let writes = |s: &Step| matches!(s, Step::Effect(Effect::File { content: Some(_), .. }));
         // a script that is new runs now, not only the next time
         let rerun = scripts.iter().any(writes);
-        self.scripts.extend(scripts);
-        let idle = !save && running && off == Off::Nothing && !rerun && !touched.renewed;
-        self.names(
-            id,
-            touched,
-            running && (recreate || touched.renewed) && !idle,
-            seen,
-            lines,
-        );
+        self.steps.scripts.extend(scripts);
+        let idle = !made.save && running && off == Off::Nothing && !rerun && !touched.renewed;
+        self.names(id, touched, running && (recreate || touched.renewed) && !idle);
         if idle {
             return;
         }
@@ -449,50 +596,145 @@ impl Steps {
             let setting = key.split_once('.').map_or(key, |(setting, _)| setting);
             MEMBERSHIP.contains(&key) || AnyKind::fixed_settings().any(|s| s == setting)
         };
-        let wire = keys.iter().flatten().any(|k| fixed(k));
+        let wire = made.keys.iter().flatten().any(|k| fixed(k));
         // a live link is only brought up anew where nothing less will do; the host does so where NetworkManager refuses to reapply
-        let reapply = running && !wire && !recreate && !touched.renewed && (save || off != Off::Link);
-        dropped_addresses(id, touched, seen, lines);
-        match &controller {
-            Some(bridge) if id.space == Space::OvsPort => describe_port(&id.name, bridge, lines),
-            _ => describe(&id.name, touched, &keys, save, running, lines),
-        }
-        if save {
-            let path = stock.base.map(|b| b.path.clone());
-            self.save.push(Step::Save {
-                iface: id.clone(),
-                profile,
-                path,
-                memory_only: self.options.memory_only,
-            });
-        }
-        let iface = id.clone();
-        let step = match reapply {
-            true => Step::Reapply { iface, uuid },
-            false => Step::Activate {
-                iface,
-                uuid,
-                follows: false,
-            },
-        };
-        // ports of Open vSwitch come up with what stands above them
-        if let Some(above) = controller
-            .as_ref()
-            .map(Interface::id)
-            .filter(|c| c.space != Space::Kernel)
-        {
-            self.above.insert(id.clone(), above);
+        let reapply = running && !wire && !recreate && !touched.renewed && (made.save || off != Off::Link);
+        self.dropped_addresses(id, touched);
+        self.describe_up(id, touched, &made, running);
+        if made.save {
+            self.save(id, &made);
         }
         if running && recreate {
-            self.deactivate.push(Step::Deactivate { iface: id.clone() });
+            self.steps.deactivate.push(Step::Deactivate { iface: id.clone() });
         }
-        let depth = topology::depth(id, graph, seen);
-        self.activate.entry(depth).or_default().push(step);
+        match reapply {
+            true => {
+                let depth = topology::depth(id, self.graph, self.seen);
+                let (iface, uuid) = (id.clone(), made.uuid.clone());
+                let wave = self.steps.activate.entry(depth).or_default();
+                wave.push(Step::Reapply { iface, uuid });
+            }
+            false => self.activate(id, &made),
+        }
+        self.hangs(id, &made);
         if !self.options.memory_only {
-            let others = stock.others.iter().filter(|o| o.id().as_ref() == Some(id));
-            self.after.extend(others.map(|other| forget(id, other)));
+            self.forget_others(id);
         }
     }
+
+    /// Ports of Open vSwitch come up with what stands above them.
+    fn hangs(&mut self, id: &Id, made: &Made) {
+        let above = made.controller.as_ref().map(Interface::id);
+        if let Some(above) = above.filter(|c| c.space != Space::Kernel) {
+            self.steps.above.insert(id.clone(), above);
+        }
+    }
+
+    /// One interface has one profile.
+    fn forget_others(&mut self, id: &Id) {
+        let stock = Stock::of(id, self.seen);
+        let others = stock.others.iter().filter(|o| !o.is_shared());
+        self.steps.after.extend(others.map(|other| forget(id, other)));
+    }
+
+    /// Extra names, given when the link is there. `anew`: the link is taken down first and, where software made it, loses them.
+    fn names(&mut self, id: &Id, touched: &Touched, anew: bool) {
+        if id.space != Space::Kernel {
+            return;
+        }
+        let current = self.seen.interface(id);
+        let fresh = current.is_none_or(|c| anew && c.kind.is_virtual());
+        let names = touched.wish.base.alt_names.as_deref().unwrap_or_default();
+        let memory_only = self.options.memory_only;
+        for effect in alt_names::effects(names, &id.name, fresh, memory_only, &self.seen.facts) {
+            if let Effect::File { path, .. } = &effect {
+                let label = format!("interfaces[{}].alt-names", id.name);
+                self.lines.push_unless(&label, format!("{label}: kept in {path}"));
+            }
+            self.steps.node.push(Step::Effect(effect));
+        }
+    }
+
+    /// Addresses that the wish's list leaves out: nobody verifies that they are gone, but the reader of a plan wants to know.
+    fn dropped_addresses(&mut self, id: &Id, touched: &Touched) {
+        let Some(current) = self.seen.interface(id) else {
+            return;
+        };
+        let name = &id.name;
+        for (ipv6, section) in [(false, "ipv4"), (true, "ipv6")] {
+            let (Some(wish), Some(now)) = (touched.wish.ip(ipv6), current.ip(ipv6)) else {
+                continue;
+            };
+            let Some(list) = &wish.address else { continue };
+            let kept = |ip, prefix| list.iter().any(|w| (w.ip, w.prefix_length) == (ip, prefix));
+            for a in now.static_addresses().filter(|a| !kept(a.ip, a.prefix_length)) {
+                self.lines.push_new(format!(
+                    "interfaces[{name}].{section}.address: {}/{} → gone",
+                    a.ip, a.prefix_length
+                ));
+            }
+        }
+    }
+
+    /// Why a profile is saved.
+    fn describe(&mut self, id: &Id, touched: &Touched, made: &Made) {
+        let label = format!("interfaces[{}]", id.name);
+        if !touched.named {
+            self.lines.push(format!("{label}: {}", touched.because));
+        } else if !self.lines.speaks_of(&label) {
+            self.lines.push(match &made.keys {
+                Some(keys) if !keys.is_empty() => format!("{label}: profile settings {}", keys.join(", ")),
+                None => format!("{label}: kept by a profile of its own from now on"),
+                Some(_) => format!("{label}: profile kept on disk"),
+            });
+        }
+    }
+
+    fn describe_up(&mut self, id: &Id, touched: &Touched, made: &Made, running: bool) {
+        if let Some(bridge) = made.controller.as_ref().filter(|_| id.space == Space::OvsPort) {
+            // a port of Open vSwitch shows as an entry of its bridge
+            let label = format!("interfaces[{}]", bridge.name());
+            if !self.lines.speaks_of(&label) {
+                self.lines.push(format!("{label}.bridge.port.{}: its profile", id.name));
+            }
+            return;
+        }
+        let label = format!("interfaces[{}]", id.name);
+        if made.save {
+            self.describe(id, touched, made);
+        } else if !touched.named {
+            let because = match self.sections.extra.get(id) {
+                Some(extra) if extra.reapply && !self.graph.contains_key(id) => {
+                    "not as its profile has it, applied again"
+                }
+                _ => &touched.because,
+            };
+            self.lines.push(format!("{label}: {because}"));
+        } else if !self.lines.speaks_of(&label) {
+            let what = if running {
+                "brought up again"
+            } else {
+                "profile activated"
+            };
+            self.lines.push(format!("{label}: {what}"));
+        }
+    }
+}
+
+/// A profile that was made for an interface.
+struct Made {
+    profile: Profile,
+    uuid: String,
+    /// Of the profile that it replaces.
+    path: Option<String>,
+    /// Keys in which it differs from that one; None where there was none.
+    keys: Option<Vec<String>>,
+    /// It has to be stored.
+    save: bool,
+    /// Something would stay behind without the device being taken down.
+    stale: bool,
+    /// Controller after the plan.
+    controller: Option<Interface>,
 }
 
 fn forget(id: &Id, saved: &SavedProfile) -> Step {
@@ -504,11 +746,9 @@ fn forget(id: &Id, saved: &SavedProfile) -> Step {
 }
 
 /// Something of the old profile would stay on a live device.
-fn stale(stock: &Stock<'_>, profile: &Profile) -> bool {
-    let stays = |b: &SavedProfile| {
-        profiles::leaves_routes_behind(&b.profile, profile) || profiles::takes_vf_settings_back(&b.profile, profile)
-    };
-    stock.base.is_some_and(stays)
+fn stale(base: &SavedProfile, profile: &Profile, seen: &Observation) -> bool {
+    profiles::leaves_routes_behind(&base.profile, profile, seen)
+        || profiles::takes_vf_settings_back(&base.profile, profile)
 }
 
 /// Keys that a live device cannot take by Reapply: who it is, whose port, and what NetworkManager only looks at when it activates.
@@ -547,12 +787,7 @@ impl Off {
         if !touched.named && id.space != Space::OvsPort {
             return Off::Nothing;
         }
-        let only = NetworkState {
-            interfaces: vec![touched.wish.clone()],
-            ..NetworkState::default()
-        };
-        // a port that is missing shows on the controller but is mended on the port
-        let found = verify::verify(&only, seen);
+        let found = verify::of_interface(&touched.wish, seen);
         let name = &id.name;
         let ports = format!("interfaces[{name}].{}", touched.wish.kind.ports_path());
         // a port that is missing is mended on the port, unless it is an entry of Open vSwitch's
@@ -592,54 +827,6 @@ fn controller_of(id: &Id, graph: &Graph, seen: &Observation) -> Option<Interface
     }
 }
 
-/// Addresses that the wish's list leaves out: nobody verifies that they are gone, but the reader of a plan wants to know.
-fn dropped_addresses(id: &Id, touched: &Touched, seen: &Observation, lines: &mut Vec<String>) {
-    let Some(current) = seen.interface(id) else {
-        return;
-    };
-    let name = &id.name;
-    for (ipv6, section) in [(false, "ipv4"), (true, "ipv6")] {
-        let (Some(wish), Some(now)) = (touched.wish.ip(ipv6), current.ip(ipv6)) else {
-            continue;
-        };
-        let Some(list) = &wish.address else { continue };
-        let kept = |ip, prefix| list.iter().any(|w| (w.ip, w.prefix_length) == (ip, prefix));
-        for a in now.static_addresses().filter(|a| !kept(a.ip, a.prefix_length)) {
-            let line = format!(
-                "interfaces[{name}].{section}.address: {}/{} → gone",
-                a.ip, a.prefix_length
-            );
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
-    }
-}
-
-fn describe(
-    name: &str,
-    touched: &Touched,
-    keys: &Option<Vec<String>>,
-    save: bool,
-    running: bool,
-    lines: &mut Vec<String>,
-) {
-    let label = format!("interfaces[{name}]");
-    if !touched.named {
-        lines.push(format!("{label}: {}", touched.because));
-    } else if !lines.iter().any(|l| l.starts_with(&label)) {
-        lines.push(match keys {
-            Some(keys) if !keys.is_empty() => {
-                format!("{label}: profile settings {}", keys.join(", "))
-            }
-            None => format!("{label}: kept by a profile of its own from now on"),
-            Some(_) if save => format!("{label}: profile kept on disk"),
-            Some(_) if !running => format!("{label}: profile activated"),
-            Some(_) => format!("{label}: brought up again"),
-        });
-    }
-}
-
 impl Touched {
     /// An interface that only keeps what is node-wide.
     fn keeper(id: &Id, seen: &Observation) -> Self {
@@ -658,35 +845,6 @@ impl Touched {
         let current = seen.interface(&self.wish.id());
         // a VPN has no device that could take a change while it is up
         self.wish.kind.space() == Space::Vpn || current.is_some_and(|c| self.wish.kind.must_recreate(&c.kind))
-    }
-}
-
-impl Steps {
-    /// Extra names, given when the link is there. `anew`: the link is taken down first and, where software made it, loses them.
-    fn names(&mut self, id: &Id, touched: &Touched, anew: bool, seen: &Observation, lines: &mut Vec<String>) {
-        if id.space != Space::Kernel {
-            return;
-        }
-        let current = seen.interface(id);
-        let fresh = current.is_none_or(|c| anew && c.kind.is_virtual());
-        let names = touched.wish.base.alt_names.as_deref().unwrap_or_default();
-        for effect in alt_names::effects(names, &id.name, fresh, self.options.memory_only, &seen.facts) {
-            let label = format!("interfaces[{}].alt-names", id.name);
-            if let Effect::File { path, .. } = &effect
-                && !lines.iter().any(|l| l.starts_with(&label))
-            {
-                lines.push(format!("{label}: kept in {path}"));
-            }
-            self.node.push(Step::Effect(effect));
-        }
-    }
-}
-
-/// A port of Open vSwitch shows as an entry of its bridge.
-fn describe_port(name: &str, bridge: &Interface, lines: &mut Vec<String>) {
-    let label = format!("interfaces[{}]", bridge.name());
-    if !lines.iter().any(|l| l.starts_with(&label)) {
-        lines.push(format!("{label}.bridge.port.{name}: its profile"));
     }
 }
 

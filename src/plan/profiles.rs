@@ -8,24 +8,37 @@ use crate::facts::SavedProfile;
 use crate::host::Observation;
 use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
-use crate::state::dns::Dns;
+use crate::state::dns::Share;
 use crate::state::iface::{AnyKind, Identifier, Interface};
 use crate::state::part::Parts;
 use crate::state::part::ip::Ip;
-use crate::state::route::Route;
-use crate::state::rule::Rule;
+use crate::state::route::MAIN;
 
+use super::Options;
 use super::topology::Touched;
 
 /// What node-wide sections put into one interface's profile; None leaves it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Extra {
     /// All routes of the interface.
-    pub routes: Option<Vec<Route>>,
+    pub routes: Option<Vec<Entry>>,
     /// All rules kept with the interface.
-    pub rules: Option<Vec<Rule>>,
-    /// Name servers kept with the interface.
-    pub dns: Option<Dns>,
+    pub rules: Option<Vec<Entry>>,
+    /// DNS kept with the interface: IPv4's share and IPv6's.
+    pub dns: Option<[Share; 2]>,
+    /// The kernel is not as the profile has it.
+    pub reapply: bool,
+    /// It is needed, so it has to come up.
+    pub activate: bool,
+}
+
+/// A route or rule as NetworkManager keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its family.
+    pub ipv6: bool,
+    /// An entry of `route-data` or `routing-rules`.
+    pub data: Dict,
 }
 
 /// The profiles of one interface: the one to build on, and those that are in its way.
@@ -61,39 +74,105 @@ impl<'a> Stock<'a> {
         }
     }
 
-    /// Base and others.
-    pub fn all(&self) -> impl Iterator<Item = &'a SavedProfile> + '_ {
-        self.base.into_iter().chain(self.others.iter().copied())
+    /// Base and others, but those that other devices use too.
+    pub fn own(&self) -> impl Iterator<Item = &'a SavedProfile> + '_ {
+        let all = self.base.into_iter().chain(self.others.iter().copied());
+        all.filter(|p| !p.is_shared())
     }
 }
 
+/// What a profile is built from.
+pub struct Ground<'a> {
+    /// The profile there is.
+    pub base: Option<&'a SavedProfile>,
+    /// The interface as it is.
+    pub current: Option<&'a Interface>,
+    /// Its controller after the plan.
+    pub controller: Option<&'a Interface>,
+    /// What node-wide sections put into it.
+    pub extra: &'a Extra,
+    /// The text is all there is to it: neither base nor kernel add what it leaves out.
+    pub bare: bool,
+}
+
+impl<'a> Ground<'a> {
+    /// Finds base and current.
+    pub fn of(
+        id: &Id,
+        touched: &Touched,
+        controller: Option<&'a Interface>,
+        extra: &'a Extra,
+        seen: &'a Observation,
+        options: Options,
+    ) -> Self {
+        let bare = options.override_iface && touched.named;
+        Ground {
+            base: Stock::of(id, seen).base,
+            current: seen.interface(id).filter(|_| !bare),
+            controller,
+            extra,
+            bare,
+        }
+    }
+
+    /// Whether a profile is there whose settings stay where the document is silent.
+    fn inherits(&self) -> bool {
+        self.base.is_some() && !self.bare
+    }
+
+    /// What the new profile starts from.
+    fn start(&self) -> Profile {
+        let Some(base) = self.base else {
+            return Profile::default();
+        };
+        let mut p = base.profile.clone();
+        if self.bare {
+            p.settings
+                .retain(|name, _| matches!(name.as_str(), "connection" | "ipv4" | "ipv6"));
+            for (name, keys) in &mut p.settings {
+                match name.as_str() {
+                    "connection" => keys.retain(|key, _| matches!(key.as_str(), "uuid" | "type" | "timestamp")),
+                    _ => keys.retain(|key, _| NODE_WIDE.contains(&key.as_str())),
+                }
+            }
+        }
+        if base.is_shared() {
+            // other devices use it too: this one gets a copy
+            p.remove_setting("connection");
+        }
+        p
+    }
+}
+
+/// Keys of `ipv4` and `ipv6` that belong to routes, rules and DNS rather than to the interface.
+const NODE_WIDE: [&str; 7] = [
+    "route-data",
+    "gateway",
+    "routing-rules",
+    "dns",
+    "dns-search",
+    "dns-options",
+    "dns-priority",
+];
+
 /// The profile for a touched interface. Everything that the document does not name stays as the base profile has it;
-/// without a base, as the kernel has it; `afresh`, as NetworkManager makes it by itself.
-pub fn build(
-    id: &Id,
-    touched: &Touched,
-    controller: Option<&Interface>,
-    extra: &Extra,
-    base: Option<&SavedProfile>,
-    seen: &Observation,
-    afresh: bool,
-) -> Profile {
-    let current = seen.interface(id).filter(|_| !afresh);
-    let mut asked = merged(touched, current, base.is_some());
-    let mut p = base.map(|b| b.profile.clone()).unwrap_or_default();
+/// without a base, as the kernel has it.
+pub fn build(id: &Id, touched: &Touched, ground: &Ground<'_>, seen: &Observation) -> Profile {
+    let mut asked = merged(touched, ground.current, ground.inherits());
+    let mut p = ground.start();
     head(id, &asked, &mut p, seen);
-    if !asked.kind.is_ethernet() && asked.base.identifier != Some(crate::state::iface::Identifier::MacAddress) {
+    if !asked.kind.is_ethernet() && asked.base.identifier != Some(Identifier::MacAddress) {
         asked.base.mac_address = None;
     }
     asked.base.to_profile(asked.kind.link_setting(), &mut p);
     asked.kind.to_profile(&mut p);
     asked.parts.to_profile(&mut p);
-    match controller {
+    match ground.controller {
         Some(controller) => join(&id.name, controller, &mut p, seen),
         None => leave(&mut p),
     }
     let carries = |c: &Interface| c.kind.ports_carry_ip() || asked.kind.needs_controller();
-    let port = controller.is_some_and(|c| !carries(c)) || id.space == Space::OvsPort;
+    let port = ground.controller.is_some_and(|c| !carries(c)) || id.space == Space::OvsPort;
     for ipv6 in [false, true] {
         let section = if ipv6 { "ipv6" } else { "ipv4" };
         if port {
@@ -104,11 +183,11 @@ pub fn build(
                 Ip::disabled().to_profile(ipv6, &mut p);
             }
         } else {
-            ip(ipv6, touched, current, base.is_some(), &mut p);
+            ip(ipv6, touched, ground, &mut p);
         }
     }
     if !port {
-        node_wide(extra, &mut p);
+        node_wide(ground.extra, &mut p);
     }
     p
 }
@@ -181,10 +260,12 @@ fn head(id: &Id, asked: &Interface, p: &mut Profile, seen: &Observation) {
     if p.str("connection", "uuid").is_none() {
         p.put("connection", "uuid", new_uuid(id, asked.kind.nm_type(), seen));
         p.put("connection", "autoconnect", true);
-        p.put("connection", "type", asked.kind.nm_type());
-        p.ensure(asked.kind.nm_type());
     } else if p.bool("connection", "autoconnect") == Some(false) {
         p.put("connection", "autoconnect", true);
+    }
+    if p.str("connection", "type").is_none() {
+        p.put("connection", "type", asked.kind.nm_type());
+        p.ensure(asked.kind.nm_type());
     }
     let named = p.str("connection", "interface-name").is_some();
     let found_otherwise = p.get("802-3-ethernet", "mac-address").is_some() || !p.strs("match", "path").is_empty();
@@ -219,7 +300,7 @@ pub fn new_uuid(id: &Id, nm_type: &str, seen: &Observation) -> String {
             }
         })
         .map(|text| Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes()).to_string())
-        .find(|uuid| !seen.facts.profiles.iter().any(|p| p.uuid() == uuid))
+        .find(|uuid| seen.facts.profile(uuid).is_none())
         .unwrap_or_default()
 }
 
@@ -251,7 +332,8 @@ fn leave(p: &mut Profile) {
     AnyKind::port_settings().for_each(|setting| p.remove_setting(setting));
 }
 
-fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool, p: &mut Profile) {
+fn ip(ipv6: bool, touched: &Touched, ground: &Ground<'_>, p: &mut Profile) {
+    let has_base = ground.inherits();
     let wish = touched.wish.ip(ipv6);
     let section = if ipv6 { "ipv6" } else { "ipv4" };
     let has = p.settings.get(section).is_some_and(|s| s.contains_key("method"));
@@ -263,7 +345,7 @@ fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool
         }
         return;
     }
-    match (wish, current.and_then(|c| c.ip(ipv6))) {
+    match (wish, ground.current.and_then(|c| c.ip(ipv6))) {
         (None, _) if has_base && has => {}
         (None, None) => Ip::disabled().to_profile(ipv6, p),
         (None, Some(now)) => Ip::merge(&Ip::default(), Some(now)).to_profile(ipv6, p),
@@ -276,27 +358,32 @@ fn ip(ipv6: bool, touched: &Touched, current: Option<&Interface>, has_base: bool
 }
 
 fn node_wide(extra: &Extra, p: &mut Profile) {
-    let Extra { routes, rules, dns } = extra;
+    let Extra {
+        routes,
+        rules,
+        dns,
+        reapply: _,
+        activate: _,
+    } = extra;
     for ipv6 in [false, true] {
         let section = if ipv6 { "ipv6" } else { "ipv4" };
         if p.str(section, "method") == Some("disabled") {
             continue; // validated before: nothing is asked of a family that is off
         }
+        let mine = |entries: &[Entry]| -> Vec<Dict> {
+            let mine = entries.iter().filter(|e| e.ipv6 == ipv6);
+            mine.map(|e| e.data.clone()).collect()
+        };
         if let Some(routes) = routes {
-            let data: Vec<Dict> = routes
-                .iter()
-                .filter(|r| r.is_ipv6() == ipv6)
-                .map(Route::to_nm)
-                .collect();
+            // it is the default route among them
             p.remove(section, "gateway");
-            put_list(p, section, "route-data", data);
+            put_list(p, section, "route-data", mine(routes));
         }
         if let Some(rules) = rules {
-            let data: Vec<Dict> = rules.iter().filter(|r| r.is_ipv6() == ipv6).map(Rule::to_nm).collect();
-            put_list(p, section, "routing-rules", data);
+            put_list(p, section, "routing-rules", mine(rules));
         }
-        if let Some(dns) = dns {
-            put_dns(dns, ipv6, p);
+        if let Some(shares) = dns {
+            shares[usize::from(ipv6)].to_profile(ipv6, p);
         }
     }
 }
@@ -308,46 +395,18 @@ fn put_list(p: &mut Profile, section: &str, key: &str, data: Vec<Dict>) {
     }
 }
 
-fn put_dns(dns: &Dns, ipv6: bool, p: &mut Profile) {
-    let section = if ipv6 { "ipv6" } else { "ipv4" };
-    let enabled = |p: &Profile, s: &str| p.str(s, "method").is_some_and(|m| m != "disabled");
-    let plain = |s: &String| s.split('%').next().unwrap_or_default().to_owned();
-    let servers: Vec<String> = dns
-        .server
-        .iter()
-        .flatten()
-        .map(plain)
-        .filter(|s| s.contains(':') == ipv6)
-        .collect();
-    // domains and options are kept with one family: IPv4 where it is on
-    let keeper = ipv6 != enabled(p, "ipv4");
-    let texts = |list: &Option<Vec<String>>| list.clone().filter(|_| keeper).unwrap_or_default();
-    let any = !servers.is_empty() || !texts(&dns.search).is_empty() || !texts(&dns.options).is_empty();
-    for (key, list) in [
-        ("dns", servers),
-        ("dns-search", texts(&dns.search)),
-        ("dns-options", texts(&dns.options)),
-    ] {
-        match list.is_empty() {
-            true => p.remove(section, key),
-            false => p.put(section, key, list),
-        }
-    }
-    match any {
-        // before DHCP's (100 by default) and VPN's (50)
-        true => p.put(section, "dns-priority", 40),
-        false => p.remove(section, "dns-priority"),
-    }
-}
-
-/// A route of another table than main goes: Reapply only syncs the main table before NetworkManager 1.51, so the device must be activated anew.
-pub fn leaves_routes_behind(old: &Profile, new: &Profile) -> bool {
-    ["ipv4", "ipv6"].iter().any(|section| {
-        let kept = new.dicts(section, "route-data");
-        old.dicts(section, "route-data")
-            .iter()
-            .any(|r| r.contains_key("table") && !kept.contains(r))
-    })
+/// Before 1.51, Reapply of NetworkManager syncs table main only: a route that goes from another one stays in the kernel
+/// unless the device is activated anew.
+pub fn leaves_routes_behind(old: &Profile, new: &Profile, seen: &Observation) -> bool {
+    // routes without a next hop belong to no device and are kept in step at any time
+    let elsewhere = |r: &&Dict| !matches!(r.get("table"), None | Some(Value::U32(0 | MAIN))) && !r.contains_key("type");
+    let place = |r: &Dict| ["dest", "prefix", "next-hop", "metric", "table"].map(|key| r.get(key).cloned());
+    let gone = |section: &&str| {
+        let kept: BTreeSet<_> = new.dicts(section, "route-data").iter().map(place).collect();
+        let before = old.dicts(section, "route-data").iter().filter(elsewhere);
+        before.map(place).any(|r| !kept.contains(&r))
+    };
+    !seen.facts.nm_at_least("1.51") && ["ipv4", "ipv6"].iter().any(|section| gone(&section))
 }
 
 /// Settings of virtual functions are taken back. NetworkManager can only write them, so the functions must be made anew.

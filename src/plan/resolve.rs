@@ -1,50 +1,149 @@
 //! From the user's names and types to the kernel's: alt-names, virtual functions, MAC and PCI identifiers, types left out, ethernet that is a veth.
 
+use std::collections::{BTreeSet, HashMap};
+
 use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::Vf;
 use crate::host::Observation;
-use crate::scalar::{self, Space};
+use crate::scalar::{self, Id, Space};
+use crate::state::dns::DnsResolver;
 use crate::state::iface::{AltName, AnyKind, Base, Context, Identifier, Interface, State, VIRTUAL_FUNCTION};
 use crate::state::part::Parts;
 use crate::state::{NetworkState, iface};
 
+use super::Options;
 use super::profiles::Stock;
 
-/// The wish with kernel names and known types; read-only keys and ignored interfaces left out.
-pub fn resolve(desired: &NetworkState, seen: &Observation) -> Result<NetworkState, Invalid> {
-    let mut resolved = desired.clone();
-    resolved.interfaces.clear();
+/// The wish in the kernel's words.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// Kernel names, known types; without read-only keys, ignored interfaces and what else is only for show.
+    pub state: NetworkState,
+    /// Links that the document says to leave alone.
+    pub ignored: BTreeSet<String>,
+    /// What was left out, and why.
+    pub warnings: Vec<String>,
+}
+
+/// Resolves every name and type of the wish.
+pub fn resolve(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Resolved, Invalid> {
+    let mut resolved = Resolved {
+        state: desired.clone(),
+        ..Resolved::default()
+    };
+    for entry in desired.replaced.iter() {
+        let why = format!("interfaces[{entry}]: written more than once; the last entry counts");
+        resolved.warnings.push(why);
+    }
+    let names = Names::of(desired, seen)?;
+    resolved.state.interfaces = interfaces(desired, &names, options, &mut resolved.ignored)?;
+    give_ports(&mut resolved.state, seen);
+    routes(&mut resolved, &names, seen)?;
+    for (i, rule) in resolved
+        .state
+        .route_rules
+        .iter_mut()
+        .flat_map(|r| r.config.iter_mut().flatten())
+        .enumerate()
+    {
+        if let Some(iif) = &mut rule.iif {
+            *iif = names
+                .kernel(iif)
+                .map_err(|why| Invalid::new(format!("route-rules.config[{i}].iif"), why))?;
+        }
+    }
+    scopes(resolved.state.dns_resolver.as_mut(), &names)?;
+    Ok(resolved)
+}
+
+fn interfaces(
+    desired: &NetworkState,
+    names: &Names<'_>,
+    options: Options,
+    ignored: &mut BTreeSet<String>,
+) -> Result<Vec<Interface>, Invalid> {
+    let (mut all, mut known) = (vec![], BTreeSet::new());
     for wish in &desired.interfaces {
+        let label = format!("interfaces[{}]", wish.base.name);
         if wish.is_ignored() {
+            ignored.insert(names.kernel(&wish.base.name).unwrap_or_else(|_| wish.base.name.clone()));
             continue;
         }
-        let label = format!("interfaces[{}]", wish.base.name);
-        let found = interface(wish, seen).map_err(|e| e.under(&label))?;
-        if resolved.interfaces.iter().any(|i| i.id() == found.id()) {
-            return Err(Invalid::new(
-                label,
-                format!("another entry already names interface {}", found.name()),
-            ));
+        let mut found = interface(wish, names).map_err(|e| e.under(&label))?;
+        if options.memory_only && found.is_absent() {
+            found.base.state = Some(State::Down);
         }
-        resolved.interfaces.push(found);
+        if !known.insert(found.id()) {
+            let why = format!("another entry already names interface {}", found.name());
+            return Err(Invalid::new(label, why));
+        }
+        all.push(found);
     }
-    give_ports(&mut resolved, seen);
-    for route in resolved.routes.iter_mut().flat_map(|r| r.config.iter_mut().flatten()) {
-        if let Some(name) = &mut route.next_hop_interface {
-            *name = kernel_name(name, seen).to_owned();
+    Ok(all)
+}
+
+/// What names mean: in a document an interface goes by its kernel name, an alt-name, or where another one refers to it, the name of its profile.
+struct Names<'a> {
+    seen: &'a Observation,
+    /// Kernel names that the document writes.
+    written: BTreeSet<&'a str>,
+    /// Kernel names by profile names that the document gives.
+    profiles: HashMap<&'a str, BTreeSet<String>>,
+}
+
+impl<'a> Names<'a> {
+    fn of(desired: &'a NetworkState, seen: &'a Observation) -> Result<Self, Invalid> {
+        let mut names = Names {
+            seen,
+            written: BTreeSet::new(),
+            profiles: HashMap::new(),
+        };
+        for wish in &desired.interfaces {
+            let base = &wish.base;
+            let found = identified(wish, seen).map_err(|e| e.under(&format!("interfaces[{}]", base.name)))?;
+            let by_name = base.identifier.unwrap_or_default() == Identifier::Name;
+            if by_name {
+                names.written.insert(&base.name);
+            }
+            let profile = base
+                .profile_name
+                .as_deref()
+                .or((!by_name).then_some(base.name.as_str()));
+            if let Some(profile) = profile {
+                names.profiles.entry(profile).or_default().insert(found.base.name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The kernel's name for what the document calls so; a name that nothing has stays.
+    fn kernel(&self, name: &str) -> Result<String, String> {
+        let known = kernel_name(name, self.seen);
+        if self.seen.facts.link(known).is_some() || self.written.contains(name) {
+            return Ok(known.to_owned());
+        }
+        let mut found = self.profiles.get(name).cloned().unwrap_or_default();
+        if found.is_empty() {
+            found.extend(self.seen.links_by_profile(name).into_iter().map(str::to_owned));
+        }
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some(one), Some(other)) => Err(format!(
+                "'{name}' is the name of profiles of {one} and of {other}; use the interface's name"
+            )),
+            (Some(one), None) => Ok(one),
+            _ => Ok(name.to_owned()),
         }
     }
-    Ok(resolved)
 }
 
 /// What cannot be without a port gets one of its own name, unless others name it as their controller.
 fn give_ports(resolved: &mut NetworkState, seen: &Observation) {
-    let joined = |name: &str| {
-        let mut others = resolved.interfaces.iter().filter(|i| i.is_up());
-        others.any(|i| i.base.controller.as_deref() == Some(name))
-    };
+    let up = resolved.interfaces.iter().filter(|i| i.is_up());
+    let joined: BTreeSet<String> = up.filter_map(|i| i.base.controller.clone()).collect();
+    let joined = |name: &str| joined.contains(name);
     let bare = |i: &Interface| match i.kind.ports() {
         Some(ports) => ports.is_empty(),
         None => seen.interface(&i.id()).is_none() && seen.profiles_of(&i.id()).next().is_none(),
@@ -98,8 +197,7 @@ pub fn kernel_name<'a>(name: &'a str, seen: &'a Observation) -> &'a str {
     if let Some(vf) = virtual_function(name, seen) {
         return vf.interface.as_deref().unwrap_or(name);
     }
-    let by_alt = seen.facts.links.iter().find(|l| l.alt_names.iter().any(|a| a == name));
-    by_alt.map_or(name, |l| l.name.as_str())
+    seen.facts.link_by_alt_name(name).map_or(name, |l| l.name.as_str())
 }
 
 /// Card and number that a name of the form `sriov:<card>:<number>` means.
@@ -134,17 +232,18 @@ fn no_virtual_function(name: &str, seen: &Observation) -> Option<String> {
     })
 }
 
-fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid> {
+fn interface(wish: &Interface, names: &Names<'_>) -> Result<Interface, Invalid> {
+    let seen = names.seen;
     let mut found = identified(wish, seen)?;
+    if let Some(link) = bound_by_profile(&found, seen) {
+        found.base.name = link;
+    }
     if let Some(why) = no_virtual_function(&found.base.name, seen) {
         return Err(Invalid::new("name", why));
     }
     let current = current_of(&found, seen)?;
-    found = typed(found, current)?;
-    let kernel = |name: &mut String| *name = kernel_name(name, seen).to_owned();
-    found.kind.rename(&mut { kernel });
-    found.base.controller.iter_mut().for_each(kernel);
-    found.base.copy_mac_from.iter_mut().for_each(kernel);
+    found = typed(found, current, seen)?;
+    rename(&mut found, names)?;
     let kernel_link = found.kind.space() == Space::Kernel && !found.kind.is_patch();
     let bad = match kernel_link {
         true => scalar::bad_interface_name(&found.base.name),
@@ -168,7 +267,8 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
     };
     found.kind.validate(&cx)?;
     only_ethernet(&found, current)?;
-    exists_or_can(&found, current)?;
+    let made = profile.is_some_and(|p| p.str("connection", "type") == Some("veth"));
+    exists_or_can(&found, current, made)?;
     if found.kind.space() != Space::Kernel {
         found.parts.refuse_beyond_kernel()?;
     }
@@ -182,6 +282,103 @@ fn interface(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid>
         *mac = scalar::mac(mac).unwrap_or_default();
     }
     Ok(found)
+}
+
+/// Hardware cannot be made, so a name that no link has can only be that of a profile: the one link whose profile of this name is bound to its
+/// hardware rather than to a kernel name.
+fn bound_by_profile(wish: &Interface, seen: &Observation) -> Option<String> {
+    if seen.facts.link(wish.name()).is_some() || wish.kind.is_virtual() || wish.kind.space() != Space::Kernel {
+        return None;
+    }
+    match seen.links_by_profile(wish.name()).as_slice() {
+        [link] => {
+            let id = Id::kernel(*link);
+            let mut profiles = seen.profiles_of(&id);
+            profiles.any(|p| p.interface().is_none()).then(|| (*link).to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Replaces what the entry calls other interfaces.
+fn rename(found: &mut Interface, names: &Names<'_>) -> Result<(), Invalid> {
+    let mut fault = None;
+    let mut kernel = |name: &mut String| match names.kernel(name) {
+        Ok(known) => *name = known,
+        Err(why) => fault = Some(why),
+    };
+    found.kind.rename(&mut kernel);
+    let others = found
+        .base
+        .controller
+        .iter_mut()
+        .chain(found.base.copy_mac_from.iter_mut());
+    others.filter(|name| !name.is_empty()).for_each(&mut kernel);
+    fault.map_or(Ok(()), |why| Err(Invalid::new("", why)))
+}
+
+/// Kernel names of next hops, tables of VRFs; routes over interfaces that nobody may touch are left out.
+fn routes(resolved: &mut Resolved, names: &Names<'_>, seen: &Observation) -> Result<(), Invalid> {
+    let interfaces = &resolved.state.interfaces;
+    for (i, route) in resolved
+        .state
+        .routes
+        .iter_mut()
+        .flat_map(|r| r.config.iter_mut().flatten())
+        .enumerate()
+    {
+        let at = |key: &str| format!("routes.config[{i}].{key}");
+        if route.is_ignored() {
+            continue;
+        }
+        if let Some(name) = &mut route.next_hop_interface {
+            *name = names
+                .kernel(name)
+                .map_err(|why| Invalid::new(at("next-hop-interface"), why))?;
+        }
+        if let Some(vrf) = route.vrf_name.take() {
+            let table = table_of_vrf(&vrf, interfaces, names, seen).map_err(|why| Invalid::new(at("vrf-name"), why))?;
+            if route.table_id.is_some_and(|t| t != 0 && t != table) {
+                let why = format!("VRF {vrf} has table {table}, but table-id is {}", route.table());
+                return Err(Invalid::new(at("vrf-name"), why));
+            }
+            route.table_id = Some(table);
+        }
+    }
+    Ok(())
+}
+
+fn table_of_vrf(name: &str, wishes: &[Interface], names: &Names<'_>, seen: &Observation) -> Result<u32, String> {
+    let name = names.kernel(name)?;
+    let wish = wishes.iter().find(|i| i.name() == name);
+    let current = seen.link(&name);
+    if wish.is_some_and(|w| !w.is_up()) || (wish.is_none() && current.is_some_and(|c| !c.is_up())) {
+        return Err(format!("VRF {name} is not up"));
+    }
+    let table = |i: &Interface| i.kind.route_table();
+    match (
+        wish.and_then(table).or_else(|| current.and_then(table)),
+        wish.or(current),
+    ) {
+        (Some(table), _) => Ok(table),
+        (None, Some(other)) => Err(format!("{name} is of type {}, not a VRF", other.kind.type_name())),
+        (None, None) => Err(format!(
+            "VRF {name} does not exist on the node and is not in this document"
+        )),
+    }
+}
+
+/// Link-local name servers may name their interface as anybody else.
+fn scopes(dns: Option<&mut DnsResolver>, names: &Names<'_>) -> Result<(), Invalid> {
+    let servers = dns.and_then(|d| d.config.as_mut()).and_then(|c| c.server.as_mut());
+    for (i, server) in servers.into_iter().flatten().enumerate() {
+        if let Some((address, scope)) = server.split_once('%') {
+            let at = format!("dns-resolver.config.server[{i}]");
+            let scope = names.kernel(scope).map_err(|why| Invalid::new(at, why))?;
+            *server = format!("{address}%{scope}");
+        }
+    }
+    Ok(())
 }
 
 /// The wish by its kernel name: looked up by name, MAC or PCI address. Found by an address, its own name is the profile's.
@@ -201,13 +398,16 @@ fn identified(wish: &Interface, seen: &Observation) -> Result<Interface, Invalid
         }
         Identifier::MacAddress => {
             let wanted = wish.base.mac_address.as_deref().and_then(scalar::mac);
-            let holder = |burned_in: bool| {
+            let holder = |burned_in: bool, hard: bool| {
                 links.iter().find(|l| {
                     let mac = if burned_in { &l.permanent_mac } else { &l.mac };
-                    mac.is_some() && *mac == wanted
+                    // a bond, a bridge or a VLAN has the address of what it stands on
+                    mac.is_some() && *mac == wanted && (!hard || matches!(l.kind.as_deref(), None | Some("veth")))
                 })
             };
-            let found = holder(true).or_else(|| holder(false));
+            let found = holder(true, true)
+                .or_else(|| holder(false, true))
+                .or_else(|| holder(false, false));
             found.ok_or_else(|| nobody("mac-address", "MAC", wanted))?
         }
         Identifier::PciAddress => {
@@ -267,9 +467,16 @@ fn current_of<'a>(wish: &Interface, seen: &'a Observation) -> Result<Option<&'a 
 }
 
 /// Gives a type left out that of the interface there is; reads `ethernet` as veth where a veth stands.
-fn typed(wish: Interface, current: Option<&Interface>) -> Result<Interface, Invalid> {
+fn typed(wish: Interface, current: Option<&Interface>, seen: &Observation) -> Result<Interface, Invalid> {
     let asked = wish.kind.type_name().to_owned();
-    let is = current.map(|c| c.kind.type_name().to_owned());
+    // of an interface that is down its profile knows the type
+    let saved = || {
+        let saved = seen.profiles_of(&wish.id()).next()?;
+        AnyKind::type_of_nm(saved.profile.str("connection", "type")?)
+    };
+    let known = current.map(|c| c.kind.type_name());
+    let untyped = matches!(asked.as_str(), "" | "unknown") && !wish.is_absent();
+    let is = known.or_else(|| saved().filter(|_| untyped)).map(str::to_owned);
     match (asked.as_str(), is.as_deref()) {
         ("" | "unknown", Some(is)) => wish.retyped(is),
         ("" | "unknown", None) if wish.is_absent() => Ok(wish),
@@ -286,7 +493,8 @@ fn typed(wish: Interface, current: Option<&Interface>) -> Result<Interface, Inva
     }
 }
 
-fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid> {
+/// `known`: there is a profile that makes it.
+fn exists_or_can(wish: &Interface, current: Option<&Interface>, known: bool) -> Result<(), Invalid> {
     match (&wish.kind, current) {
         (kind, _) if kind.nm_type().is_empty() => Err(Invalid::new(
             "type",
@@ -299,7 +507,7 @@ fn exists_or_can(wish: &Interface, current: Option<&Interface>) -> Result<(), In
                 kind.type_name()
             ),
         )),
-        (kind, None) if !kind.is_virtual() => Err(Invalid::new(
+        (kind, None) if !kind.is_virtual() && !known => Err(Invalid::new(
             "",
             format!("no {} interface of this name exists on the node", kind.type_name()),
         )),
@@ -348,6 +556,10 @@ pub fn comparable(interface: &Interface) -> Map<String, Value> {
     {
         tree.remove(*key);
     }
+    // the address by which it was found may be the burned-in one, which is not always in use
+    if interface.base.identifier == Some(Identifier::MacAddress) {
+        tree.remove("mac-address");
+    }
     // a profile named like its interface is not shown
     if interface.base.profile_name.as_deref() == Some(interface.name()) {
         tree.remove("profile-name");
@@ -357,8 +569,10 @@ pub fn comparable(interface: &Interface) -> Map<String, Value> {
             iface::normalise_ip(ip, ipv6);
         }
     }
-    if tree.get("controller").and_then(|c| c.as_str()) == Some("") {
-        tree.insert("controller".into(), Value::Null);
+    for key in ["controller", "description"] {
+        if tree.get(key).and_then(|c| c.as_str()) == Some("") {
+            tree.insert(key.into(), Value::Null);
+        }
     }
     // each name by itself: whether it is there is all that is asked
     if let Some(names) = &interface.base.alt_names {

@@ -10,6 +10,7 @@ use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 
+use super::Options;
 use super::diff::{bare, pick};
 use super::resolve::{self, comparable};
 use super::topology::{self, Graph, Membership, Touched};
@@ -17,8 +18,9 @@ use super::topology::{self, Graph, Membership, Touched};
 /// What to apply after `desired` to be where `seen` is: what it makes goes, what it removes comes back whole,
 /// what it changes gets its present value. Interfaces that it touches without naming them are in it; what it would not change is not.
 pub fn revert(desired: &NetworkState, seen: &Observation) -> Result<NetworkState, Invalid> {
-    let resolved = resolve::resolve(desired, seen)?;
-    let graph = topology::spread(&resolved, seen)?;
+    let resolved = resolve::resolve(desired, seen, Options::default())?;
+    let graph = topology::spread(&resolved, seen, Options::default())?;
+    let resolved = resolved.state;
     let now = seen.state.clone().running_config();
     let mut out = sections(&resolved, &now, &graph);
     let mut back = NetworkState::from_json(Value::Object(std::mem::take(&mut out)))?;
@@ -165,7 +167,7 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
     let wishes: Vec<_> = resolved.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let mut back = vec![];
     for wish in wishes.iter().filter(|w| !w.is_absent()) {
-        if !config.iter().any(|r| wish.matches(r)) {
+        if !config.iter().any(|r| wish.served_by(r)) {
             let mut gone = (*wish).clone();
             gone.state = Some(State::Absent);
             back.push(json!(gone));
@@ -204,7 +206,7 @@ fn rules(resolved: &NetworkState, now: &NetworkState) -> Vec<Value> {
         .collect();
     let mut back = vec![];
     for wish in wishes.iter().filter(|w| !w.is_absent()) {
-        if !config.iter().any(|r| wish.matches(r)) {
+        if !config.iter().any(|r| wish.served_by(r)) {
             let mut gone = (*wish).clone();
             gone.state = Some(State::Absent);
             back.push(json!(gone));

@@ -1,6 +1,6 @@
 //! Who is port of whom, who stands on whom, and who is touched without being named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::Invalid;
 use crate::facts::SavedProfile;
@@ -10,8 +10,10 @@ use crate::state::NetworkState;
 use crate::state::iface::{Companion, Interface, State};
 use crate::state::part::ip::Ip;
 
+use super::Options;
 use super::companions;
-use super::resolve::kernel_name;
+use super::profiles::Stock;
+use super::resolve::Resolved;
 
 /// Whose port an interface is after the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,9 +58,10 @@ impl Touched {
 pub type Graph = BTreeMap<Id, Touched>;
 
 /// Spreads the wish over ports, peers, children and members of what goes away.
-pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Invalid> {
+pub fn spread(resolved: &Resolved, seen: &Observation, options: Options) -> Result<Graph, Invalid> {
     let mut graph: Graph = BTreeMap::new();
-    for wish in &resolved.interfaces {
+    let wishes = &resolved.state;
+    for wish in &wishes.interfaces {
         let entry = Touched {
             wish: wish.clone(),
             named: true,
@@ -69,48 +72,72 @@ pub fn spread(resolved: &NetworkState, seen: &Observation) -> Result<Graph, Inva
         graph.insert(wish.id(), entry);
     }
     claim_ports(&mut graph, resolved, seen)?;
-    join_controllers(&mut graph, resolved, seen)?;
-    free_ports(&mut graph, resolved, seen)?;
+    join_controllers(&mut graph, wishes, seen)?;
+    if options.override_iface {
+        // the text is all there is to them: what it leaves out, membership too, goes
+        let unclaimed = |t: &&mut Touched| t.named && t.wish.is_up() && t.member == Membership::Keeps;
+        let left = graph.values_mut().filter(unclaimed);
+        left.for_each(|t| t.member = Membership::Leaves);
+    }
+    free_ports(&mut graph, wishes, seen, options)?;
     companions::empty(&mut graph, seen);
-    companions::leftovers(&mut graph, resolved, seen);
+    companions::leftovers(&mut graph, wishes, seen);
     companions::belong(&graph, seen)?;
-    pair_veths(&mut graph, resolved, seen);
-    orphans(&mut graph, seen)?;
-    strip_ip(&mut graph, resolved, seen)?;
+    pair_veths(&mut graph, wishes, seen)?;
+    orphans(&mut graph, seen);
+    strip_ip(&mut graph, wishes, seen)?;
     no_ip_on_ports(&mut graph, seen)?;
-    parents_exist(&graph, resolved, seen)?;
+    parents_exist(&graph, seen)?;
     depth_check(&graph, seen)?;
+    down_with_their_controller(&mut graph, seen);
     renew(&mut graph, seen);
     Ok(graph)
 }
 
+/// A port cannot be up while its controller is down; it comes up with it again.
+fn down_with_their_controller(graph: &mut Graph, seen: &Observation) {
+    let goes = |id: &Id| {
+        let controller = graph.get(&controller_after(id, graph, seen)?)?;
+        (controller.wish.base.state == Some(State::Down)).then(|| controller.wish.name().to_owned())
+    };
+    let ports: Vec<(Id, String)> = graph
+        .iter()
+        .filter(|(_, t)| t.named && t.wish.is_up())
+        .filter_map(|(id, _)| Some((id.clone(), goes(id)?)))
+        .collect();
+    for (id, controller) in ports {
+        if let Some(touched) = graph.get_mut(&id) {
+            touched.wish.base.state = Some(State::Down);
+            touched.because = format!("down with its controller {controller}");
+        }
+    }
+}
+
 /// What hangs on a link that must be made anew has to be brought up anew after it.
 fn renew(graph: &mut Graph, seen: &Observation) {
-    let anew = |graph: &Graph, id: &Id| {
-        let Some((touched, now)) = graph.get(id).zip(seen.interface(id)) else {
-            return false;
-        };
-        touched.renewed || (touched.wish.is_up() && touched.wish.kind.must_recreate(&now.kind))
+    let anew = |(id, touched): (&Id, &Touched)| {
+        let now = seen.interface(id)?;
+        (touched.wish.is_up() && touched.wish.kind.must_recreate(&now.kind)).then(|| id.clone())
     };
-    if !graph.keys().any(|id| anew(graph, id)) {
+    let mut made: Vec<Id> = graph.iter().filter_map(anew).collect();
+    if made.is_empty() {
         return;
     }
-    loop {
-        let hangs = |i: &&Interface| {
-            let id = i.id();
+    let mut hanging: HashMap<Id, Vec<&Interface>> = HashMap::new();
+    for interface in seen.state.interfaces.iter().filter(|i| !i.kind.nm_type().is_empty()) {
+        for above in stands_after(&interface.id(), graph, seen) {
+            hanging.entry(above).or_default().push(interface);
+        }
+    }
+    while let Some(above) = made.pop() {
+        for interface in hanging.remove(&above).unwrap_or_default() {
+            let id = interface.id();
             let left = graph.get(&id).is_none_or(|t| !t.renewed && t.wish.is_up());
-            left && seen.facts.device_of(&id).is_some_and(|d| d.state > 30)
-                && !i.kind.nm_type().is_empty()
-                && stands_after(&id, graph, seen).iter().any(|above| anew(graph, above))
-        };
-        let Some(found) = seen.state.interfaces.iter().find(hangs) else {
-            return;
-        };
-        let above = stands_after(&found.id(), graph, seen)
-            .into_iter()
-            .find(|a| anew(graph, a));
-        let because = format!("{} is made anew", above.unwrap_or_default());
-        implied(graph, &found.id(), seen, because).renewed = true;
+            if left && seen.facts.device_of(&id).is_some_and(|d| d.state > 30) {
+                implied(graph, &id, seen, format!("{above} is made anew")).renewed = true;
+                made.push(id);
+            }
+        }
     }
 }
 
@@ -122,41 +149,32 @@ fn implied<'a>(graph: &'a mut Graph, id: &Id, seen: &Observation, because: Strin
 }
 
 /// Ports that a controller lists.
-fn claim_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+fn claim_ports(graph: &mut Graph, resolved: &Resolved, seen: &Observation) -> Result<(), Invalid> {
     let mut claimed: BTreeMap<String, String> = BTreeMap::new();
-    for controller in resolved.interfaces.iter().filter(|i| i.is_up()) {
+    for controller in resolved.state.interfaces.iter().filter(|i| i.is_up()) {
         let mut mine = vec![];
-        for (i, listed) in controller.kind.ports().unwrap_or_default().into_iter().enumerate() {
+        for (i, port) in controller.kind.ports().unwrap_or_default().into_iter().enumerate() {
             let at = format!(
                 "interfaces[{}].{}[{i}]",
                 controller.name(),
                 controller.kind.ports_path()
             );
-            let port = kernel_name(&listed, seen).to_owned();
-            claimable(controller, &listed, &port, graph, seen).map_err(|why| Invalid::new(&at, why))?;
+            let fault = |why: String| Invalid::new(&at, why);
+            let id = Id::kernel(&port);
+            if may_only_stay(controller, &port, graph, resolved, seen).map_err(fault)? {
+                continue;
+            }
+            claimable(controller, &port, graph, seen).map_err(fault)?;
             if let Some(other) = claimed.insert(port.clone(), controller.name().to_owned()) {
-                return Err(Invalid::new(
-                    at,
-                    format!("port '{listed}' is also listed by interfaces[{other}]"),
-                ));
+                return Err(fault(match other == controller.name() {
+                    true => format!("port '{port}' is listed twice"),
+                    false => format!("port '{port}' is also listed by interfaces[{other}]"),
+                }));
             }
-            let id = Id::kernel(port);
-            let bare = |i: &&Interface| i.kind.nm_type().is_empty() && !graph.contains_key(&id);
-            if let Some(other) = seen.interface(&id).filter(bare) {
-                // a hypervisor's tap may be listed where it is, but NetworkManager cannot put it anywhere
-                if controller_now(&id, seen) == Some(controller.id()) {
-                    continue;
-                }
-                let why = format!(
-                    "port '{listed}' is of type {}, which cannot be configured",
-                    other.kind.type_name()
-                );
-                return Err(Invalid::new(at, why));
-            }
+            let because = format!("port of {}", controller.name());
             if graph.contains_key(&id) || seen.interface(&id).is_some() {
-                implied(graph, &id, seen, format!("port of {}", controller.name()));
-            } else if let Some(made) = controller.kind.makes_port(controller.name(), &id.name) {
-                let because = format!("port of {}", controller.name());
+                implied(graph, &id, seen, because);
+            } else if let Some(made) = controller.kind.makes_port(controller.name(), &port) {
                 graph.insert(id.clone(), Touched::implied(made, because));
             }
             mine.push(id);
@@ -166,26 +184,51 @@ fn claim_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -
     Ok(())
 }
 
-/// Why a listed port cannot be claimed.
-fn claimable(
+/// What is not ours to move may be listed where it is: what the document says to leave alone, or a hypervisor's tap, which NetworkManager
+/// cannot put anywhere.
+fn may_only_stay(
     controller: &Interface,
-    listed: &str,
     port: &str,
     graph: &Graph,
+    resolved: &Resolved,
     seen: &Observation,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let id = Id::kernel(port);
+    let ignored = resolved.ignored.contains(port);
+    let foreign = seen
+        .interface(&id)
+        .filter(|i| i.kind.nm_type().is_empty() && !graph.contains_key(&id));
+    if !ignored && foreign.is_none() {
+        return Ok(false);
+    }
+    match (controller_now(&id, seen) == Some(controller.id()), foreign) {
+        (true, _) => Ok(true),
+        (false, _) if ignored => Err(format!(
+            "port '{port}' is listed here, but interfaces[{port}].state is ignore"
+        )),
+        (false, foreign) => Err(format!(
+            "port '{port}' is of type {}, which cannot be configured",
+            foreign.map_or("unknown", |f| f.kind.type_name())
+        )),
+    }
+}
+
+/// Why a listed port cannot be claimed.
+fn claimable(controller: &Interface, port: &str, graph: &Graph, seen: &Observation) -> Result<(), String> {
+    let id = Id::kernel(port);
+    let makes = || controller.kind.makes_port(controller.name(), port).is_some();
     match graph.get(&id) {
-        None if seen.interface(&id).is_none() && controller.kind.makes_port(controller.name(), port).is_none() => Err(
-            format!("port '{listed}' does not exist on the node and is not in this document"),
-        ),
-        Some(t) if t.wish.is_absent() => Err(format!("port '{listed}' is made absent by the same document")),
+        None if seen.interface(&id).is_none() && !makes() => Err(format!(
+            "port '{port}' does not exist on the node and is not in this document"
+        )),
+        Some(t) if t.wish.is_absent() => Err(format!("port '{port}' is made absent by the same document")),
+        Some(t) if !t.wish.is_up() => Err(format!("port '{port}' is taken down by the same document")),
         Some(t) => match t.wish.base.controller.as_deref() {
             Some("") => Err(format!(
-                "port '{listed}' is listed here, but interfaces[{port}].controller detaches it"
+                "port '{port}' is listed here, but interfaces[{port}].controller detaches it"
             )),
             Some(other) if other != controller.name() => Err(format!(
-                "port '{listed}' is listed here, but interfaces[{port}].controller names {other}"
+                "port '{port}' is listed here, but interfaces[{port}].controller names {other}"
             )),
             _ if id == controller.id() => Err("an interface cannot be its own port".to_owned()),
             _ => takes(controller, &t.wish),
@@ -233,10 +276,12 @@ fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observati
             }
             continue;
         }
-        let name = kernel_name(&wanted, seen).to_owned();
-        let named = graph
-            .values()
-            .find(|t| t.wish.name() == name && t.wish.kind.is_controller());
+        let name = wanted.clone();
+        let spaces = [Id::kernel(&name), Id::in_space(&name, Space::OvsBridge)];
+        let named = spaces
+            .iter()
+            .filter_map(|id| graph.get(id))
+            .find(|t| t.wish.kind.is_controller());
         let Some(controller) = named.map(|t| &t.wish).or_else(|| seen.controller(&name)) else {
             return Err(fault(
                 match seen.link(&name).or(graph.get(&Id::kernel(&name)).map(|t| &t.wish)) {
@@ -252,13 +297,18 @@ fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observati
         }
         takes(controller, port).map_err(fault)?;
         let listed = named.and_then(|t| t.wish.kind.ports());
-        if listed.is_some_and(|p| !p.iter().any(|p| kernel_name(p, seen) == port.name())) {
+        if listed.is_some_and(|p| !p.iter().any(|p| p == port.name())) {
             return Err(fault(format!(
                 "interfaces[{name}] lists its ports without {}",
                 port.name()
             )));
         }
-        join_one(graph, port, controller.clone(), seen);
+        let controller = controller.clone();
+        if Stock::of(&controller.id(), seen).base.is_none() {
+            // what nobody keeps would not be there to join after a reboot
+            implied(graph, &controller.id(), seen, format!("controller of {}", port.name()));
+        }
+        join_one(graph, port, controller, seen);
     }
     Ok(())
 }
@@ -307,20 +357,17 @@ fn join_one(graph: &mut Graph, port: &Interface, mut controller: Interface, seen
 }
 
 /// Ports that lose their controller: not listed any more, or the controller goes.
-fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation, options: Options) -> Result<(), Invalid> {
     for wish in &resolved.interfaces {
         let Some(current) = seen.interface(&wish.id()) else {
             continue;
         };
         let listed = wish.kind.ports();
-        if !wish.is_absent() && listed.is_none() {
+        let none_left = wish.is_absent() || (options.override_iface && wish.is_up());
+        if !none_left && listed.is_none() {
             continue;
         }
-        let listed: BTreeSet<String> = listed
-            .unwrap_or_default()
-            .iter()
-            .map(|p| kernel_name(p, seen).to_owned())
-            .collect();
+        let listed: BTreeSet<String> = listed.unwrap_or_default().into_iter().collect();
         for port in current.kind.ports().unwrap_or_default() {
             let id = Id::kernel(&port);
             // a tap that a hypervisor put there is its own business
@@ -364,55 +411,81 @@ fn foreign(wish: &Interface, port: &str, seen: &Observation) -> Result<bool, Inv
 }
 
 /// A veth's other end is made with it, and goes with it or when another one takes its place.
-fn pair_veths(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) {
+fn pair_veths(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
     for wish in &resolved.interfaces {
-        let because = || format!("other end of {}", wish.name());
+        let because = format!("other end of {}", wish.name());
+        let managed = |id: &Id| seen.facts.device_of(id).is_some_and(|d| d.state > 10);
         let had = seen.interface(&wish.id()).and_then(|c| c.kind.peer());
-        let replaced = wish.kind.peer().is_some_and(|new| had != Some(new));
-        let managed = |p: &&str| seen.facts.device(p).is_some_and(|d| d.state > 10);
-        if let Some(peer) = had.filter(managed)
-            && (wish.is_absent() || replaced)
-        {
-            let touched = implied(graph, &Id::kernel(peer), seen, because());
+        if wish.is_up() {
+            let replaced = had.filter(|old| wish.kind.peer().is_some_and(|new| new != *old));
+            if let Some(old) = replaced.map(Id::kernel).filter(managed) {
+                let touched = implied(graph, &old, seen, because.clone());
+                if !touched.named {
+                    touched.wish.base.state = Some(State::Absent);
+                }
+            }
+            let new = |other: &Interface| seen.facts.link(other.name()).is_none();
+            if let Some(other) = wish.kind.other_end(wish.name()).filter(new) {
+                let id = other.id();
+                graph.entry(id).or_insert_with(|| Touched::implied(other, because));
+            }
+            continue;
+        }
+        let Some(peer) = had.map(Id::kernel).filter(managed) else {
+            continue;
+        };
+        let stays = |t: &Touched| t.named && t.wish.is_up() && t.wish.kind.peer().is_none_or(|p| p == wish.name());
+        if graph.get(&peer).is_some_and(stays) {
+            let why = format!(
+                "it goes with its other end {}, which the same document takes away",
+                wish.name()
+            );
+            return Err(Invalid::new(format!("interfaces[{}]", peer.name), why));
+        }
+        if wish.is_absent() {
+            let touched = implied(graph, &peer, seen, because);
             if !touched.named {
                 touched.wish.base.state = Some(State::Absent);
             }
         }
-        if let Some(other) = wish.kind.other_end(wish.name())
-            && !wish.is_absent()
-            && seen.facts.link(other.name()).is_none()
-        {
-            graph
-                .entry(other.id())
-                .or_insert_with(|| Touched::implied(other, because()));
-        }
     }
+    Ok(())
 }
 
-/// What stands on something virtual goes with it, level by level.
-fn orphans(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
-    loop {
-        let goes = |name: &str| {
-            let touched = graph.get(&Id::kernel(name)).filter(|t| t.wish.is_absent());
-            touched.is_some() && seen.link(name).is_some_and(|i| i.kind.is_virtual())
-        };
-        let stands = |i: &&Interface| i.kind.is_virtual() && i.kind.parents().iter().any(|p| goes(p));
-        let left = |i: &&Interface| graph.get(&i.id()).is_none_or(|t| !t.wish.is_absent());
-        let moved = |i: &&Interface| {
-            let parents = graph.get(&i.id()).map(|t| t.wish.kind.parents()).unwrap_or_default();
-            !parents.is_empty() && !parents.iter().any(|p| goes(p))
-        };
-        let found = seen.state.interfaces.iter().find(|i| stands(i) && left(i) && !moved(i));
-        let Some(child) = found else { return Ok(()) };
-        let parent = child.kind.parents().into_iter().find(|p| goes(p)).unwrap_or_default();
-        if graph.get(&child.id()).is_some_and(|t| t.named && t.wish.is_up()) {
-            return Err(Invalid::new(
-                format!("interfaces[{}]", child.name()),
-                format!("it stands on {parent}, which the same document makes absent"),
-            ));
+/// What stands on something virtual goes with it, level by level: for good, or until its base is up again.
+fn orphans(graph: &mut Graph, seen: &Observation) {
+    let goes = |graph: &Graph, id: &Id| {
+        let state = graph.get(id).and_then(|t| t.wish.base.state);
+        let link = seen.interface(id).is_some_and(|i| i.kind.is_virtual()) && id.space == Space::Kernel;
+        state.filter(|s| link && matches!(s, State::Absent | State::Down))
+    };
+    let mut gone: Vec<(Id, State)> = graph
+        .keys()
+        .filter_map(|id| Some((id.clone(), goes(graph, id)?)))
+        .collect();
+    if gone.is_empty() {
+        return;
+    }
+    let mut stand_on: HashMap<String, Vec<&Interface>> = HashMap::new();
+    for child in seen.state.interfaces.iter().filter(|i| i.kind.is_virtual()) {
+        for parent in child.kind.parents() {
+            stand_on.entry(parent).or_default().push(child);
         }
-        let touched = implied(graph, &child.id(), seen, format!("stands on {parent}"));
-        touched.wish.base.state = Some(State::Absent);
+    }
+    // what is absent decides before what is only down
+    gone.sort_by_key(|(_, state)| *state == State::Absent);
+    while let Some((parent, state)) = gone.pop() {
+        for child in stand_on.remove(&parent.name).unwrap_or_default() {
+            let id = child.id();
+            let parents = graph.get(&id).map(|t| t.wish.kind.parents()).unwrap_or_default();
+            let moved = !parents.is_empty() && !parents.iter().any(|p| goes(graph, &Id::kernel(p)).is_some());
+            if moved || graph.get(&id).is_some_and(|t| t.named || t.wish.is_absent()) {
+                continue; // one that is named and to be up is refused below
+            }
+            let touched = implied(graph, &id, seen, format!("stands on {}", parent.name));
+            touched.wish.base.state = Some(state);
+            gone.push((id, state));
+        }
     }
 }
 
@@ -535,18 +608,21 @@ fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> 
     Ok(())
 }
 
-/// What a wish stands on is there or in the document.
-fn parents_exist(graph: &Graph, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    for wish in resolved.interfaces.iter().filter(|i| i.is_up()) {
-        for parent in wish.kind.parents() {
-            let id = Id::kernel(&parent);
-            let why = match graph.get(&id).map(|t| t.wish.is_absent()) {
-                Some(false) => continue,
-                None if seen.facts.link(&parent).is_some() => continue,
-                None => format!("it stands on {parent}, which does not exist on the node and is not in this document"),
-                Some(true) => format!("it stands on {parent}, which the same document makes absent"),
+/// What a wish stands on is there or in the document. Hardware is there whatever becomes of its profile.
+fn parents_exist(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
+    for (id, touched) in graph.iter().filter(|(_, t)| t.named && t.wish.is_up()) {
+        for parent in parents_after(id, graph, seen) {
+            let base = Id::kernel(&parent);
+            let now = seen.interface(&base);
+            let soft = |wish: &Interface| now.unwrap_or(wish).kind.is_virtual();
+            let why = match graph.get(&base).map(|t| &t.wish) {
+                Some(base) if base.is_absent() && soft(base) => "the same document makes absent",
+                Some(base) if !base.is_up() && soft(base) => "the same document takes down",
+                None if now.is_none() => "does not exist on the node and is not in this document",
+                _ => continue,
             };
-            return Err(Invalid::new(format!("interfaces[{}]", wish.name()), why));
+            let why = format!("it stands on {parent}, which {why}");
+            return Err(Invalid::new(format!("interfaces[{}]", touched.wish.name()), why));
         }
     }
     Ok(())
@@ -574,11 +650,35 @@ fn saved_controller(id: &Id, seen: &Observation) -> Option<Id> {
 
 /// Whose port an interface is after the plan.
 pub fn controller_after(id: &Id, graph: &Graph, seen: &Observation) -> Option<Id> {
-    match graph.get(id).map(|t| &t.member) {
+    let touched = graph.get(id);
+    match touched.map(|t| &t.member) {
         Some(Membership::Joins(to)) => Some(to.clone()),
         Some(Membership::Leaves) => None,
-        Some(Membership::Keeps) | None => controller_now(id, seen),
+        Some(Membership::Keeps) | None => controller_now(id, seen).or_else(|| {
+            let wish = touched.map(|t| &t.wish);
+            let free = wish.is_some_and(|w| [&w.ipv4, &w.ipv6].into_iter().flatten().any(Ip::is_enabled));
+            controller_by_profile(id, graph, seen).filter(|_| !free)
+        }),
     }
+}
+
+/// Whose port an interface that is down would be again: as its profile has it, if that one is there or can be.
+fn controller_by_profile(id: &Id, graph: &Graph, seen: &Observation) -> Option<Id> {
+    if seen.facts.active(id).is_some() {
+        return None;
+    }
+    let base = Stock::of(id, seen).base?;
+    let master = base.profile.str("connection", "master").filter(|m| !m.is_empty())?;
+    let named = || match base.profile.str("connection", "slave-type") {
+        Some("ovs-port") => Id::in_space(master, Space::OvsPort),
+        Some("ovs-bridge") => Id::in_space(master, Space::OvsBridge),
+        _ => Id::kernel(master),
+    };
+    let controller = seen.facts.profile(master).and_then(|p| p.id()).unwrap_or_else(named);
+    let known = graph.contains_key(&controller)
+        || seen.interface(&controller).is_some()
+        || Stock::of(&controller, seen).base.is_some();
+    known.then_some(controller)
 }
 
 /// How many must be up before this one: controllers 0, their ports 1, …
@@ -605,14 +705,18 @@ fn depth_below(id: &Id, graph: &Graph, seen: &Observation, level: usize) -> usiz
 
 /// The controller and the parents of an interface, as they will be.
 fn stands_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<Id> {
-    let wish = graph.get(id).map(|t| t.wish.kind.parents()).unwrap_or_default();
-    let parents = match wish.is_empty() {
-        true => seen.interface(id).map(|c| c.kind.parents()).unwrap_or_default(),
-        false => wish,
-    };
-    let mut above: Vec<Id> = parents.into_iter().map(Id::kernel).collect();
+    let mut above: Vec<Id> = parents_after(id, graph, seen).into_iter().map(Id::kernel).collect();
     above.extend(controller_after(id, graph, seen));
     above
+}
+
+/// What it will stand on: as asked for, else as it is.
+fn parents_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<String> {
+    let wish = graph.get(id).map(|t| t.wish.kind.parents()).unwrap_or_default();
+    match wish.is_empty() {
+        true => seen.interface(id).map(|c| c.kind.parents()).unwrap_or_default(),
+        false => wish,
+    }
 }
 
 fn depth_check(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
@@ -629,6 +733,7 @@ fn depth_check(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
+    use crate::plan::resolve::resolve;
 
     fn parse(text: &str) -> NetworkState {
         NetworkState::from_json(crate::yaml::read(text).unwrap()).unwrap()
@@ -647,10 +752,14 @@ mod tests {
                 "interfaces: [{{name: {name}, type: linux-bridge, bridge: {{port: [{{name: tap0}}, {{name: eth1}}]}}}}]"
             ))
         };
-        let graph = spread(&bridge("br0"), &host.now()).unwrap();
+        let spread = |wish: &NetworkState| {
+            let seen = host.now();
+            spread(&resolve(wish, &seen, Options::default())?, &seen, Options::default())
+        };
+        let graph = spread(&bridge("br0")).unwrap();
         let touched: Vec<&str> = graph.keys().map(|id| id.name.as_str()).collect();
         assert_eq!(touched, ["br0", "eth1"]);
-        let fault = spread(&bridge("br1"), &host.now()).unwrap_err();
+        let fault = spread(&bridge("br1")).unwrap_err();
         assert!(fault.to_string().contains("tun"), "{fault}");
     }
 }

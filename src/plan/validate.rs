@@ -1,6 +1,6 @@
 //! Rules that need the wish laid over the node: limits of the hardware, names that must be unique, families that are waited for. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::host::Observation;
@@ -82,21 +82,29 @@ fn mtu(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid> {
 
 /// A name may be given once, be it the kernel's or an extra one.
 fn alt_names(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    let gone = |name: &str| resolved.interfaces.iter().any(|i| i.name() == name && i.is_absent());
-    let loses = |link: &str, alt: &str| {
-        let mut wishes = resolved.interfaces.iter().filter(|i| i.name() == link);
-        wishes.any(|i| {
-            i.base
-                .alt_names
-                .iter()
-                .flatten()
-                .any(|n| n.name == alt && n.state == Some(State::Absent))
-        })
-    };
+    let gone: BTreeSet<&str> = resolved
+        .interfaces
+        .iter()
+        .filter(|i| i.is_absent())
+        .map(Interface::name)
+        .collect();
+    let mut lost: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for wish in &resolved.interfaces {
+        let absent = wish
+            .base
+            .alt_names
+            .iter()
+            .flatten()
+            .filter(|n| n.state == Some(State::Absent));
+        lost.extend(absent.map(|n| (wish.name(), n.name.as_str())));
+    }
     let mut holder: BTreeMap<&str, &str> = BTreeMap::new();
-    for link in seen.facts.links.iter().filter(|l| !gone(&l.name)) {
+    for link in seen.facts.links.iter().filter(|l| !gone.contains(l.name.as_str())) {
         holder.insert(&link.name, &link.name);
-        let stay = link.alt_names.iter().filter(|alt| !loses(&link.name, alt));
+        let stay = link
+            .alt_names
+            .iter()
+            .filter(|alt| !lost.contains(&(link.name.as_str(), alt.as_str())));
         holder.extend(stay.map(|alt| (alt.as_str(), link.name.as_str())));
     }
     holder.extend(

@@ -1,11 +1,16 @@
 //! What was asked for against what is there. Only what was asked for is compared.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
-use crate::facts::Facts;
+use crate::facts::{Device, Facts};
 use crate::host::Observation;
+use crate::scalar::Space;
 use crate::state::dns::Dns;
 use crate::state::iface::{Interface, State};
+use crate::state::route::{LOOPBACK, MAIN, Route, unserved};
+use crate::state::rule::{self, Rule};
 use crate::state::tree::{self, Missing};
 use crate::state::{HIDDEN, Hostname, NetworkState, ovn, ovs_db};
 
@@ -87,6 +92,13 @@ fn hostname(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>
     }
 }
 
+/// What an interface lacks.
+pub fn of_interface(wish: &Interface, seen: &Observation) -> Vec<Difference> {
+    let mut out = vec![];
+    interface(wish, seen, &mut out);
+    out
+}
+
 fn interface(wish: &Interface, seen: &Observation, out: &mut Vec<Difference>) {
     let current = seen.interface(&wish.id());
     let mut wish = wish.clone();
@@ -97,8 +109,8 @@ fn interface(wish: &Interface, seen: &Observation, out: &mut Vec<Difference>) {
     let label = format!("interfaces[{}]", wish.name());
     match (wish.base.state.unwrap_or_default(), current) {
         (State::Absent, Some(c)) if c.kind.is_virtual() => out.push(difference(label, c.kind.type_name(), "absent")),
-        (State::Down, Some(c)) if c.base.state == Some(State::Up) => {
-            out.push(difference(format!("{label}.state"), "up", "down"))
+        (State::Down, Some(c)) if goes_when_down(c) || c.base.state != Some(State::Down) => {
+            out.push(difference(format!("{label}.state"), word(c.base.state), "down"))
         }
         (State::Up, None) => {
             out.push(difference(&label, "", format!("new {}", wish.kind.type_name())));
@@ -116,6 +128,11 @@ fn interface(wish: &Interface, seen: &Observation, out: &mut Vec<Difference>) {
         }
         _ => {}
     }
+}
+
+/// A link of software is not there while it is down; a VPN is.
+fn goes_when_down(current: &Interface) -> bool {
+    current.kind.is_virtual() && current.kind.space() == Space::Kernel
 }
 
 /// Its controller gives it another MAC address than its own.
@@ -213,62 +230,128 @@ fn print(value: &Value) -> String {
 }
 
 fn routes(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
-    let none = vec![];
+    let wishes: Vec<&Route> = expect.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
+    if wishes.is_empty() {
+        return;
+    }
     let now = seen.state.routes.as_ref();
-    let running: Vec<_> = now.iter().flat_map(|r| r.running.iter().flatten()).collect();
-    let config = now.and_then(|r| r.config.as_ref()).unwrap_or(&none);
-    let wishes = expect.routes.iter().flat_map(|r| r.config.iter().flatten());
-    for (i, wish) in wishes.clone().enumerate() {
+    let running: Vec<&Route> = now.iter().flat_map(|r| r.running.iter().flatten()).collect();
+    let there = |w: &&&Route| w.state.is_none();
+    let missing = unserved(&wishes.iter().filter(there).copied().collect::<Vec<_>>(), &running);
+    let mut missing = missing.into_iter().peekable();
+    let mut config: HashMap<Option<&str>, Vec<&Route>> = HashMap::new();
+    let ours = held_special(seen);
+    let removable = |r: &&Route| !r.is_ignored() && (r.route_type.is_none() || ours.iter().any(|o| o.same_place(r)));
+    let all = now.iter().flat_map(|r| r.config.iter().flatten()).filter(removable);
+    for route in all.clone() {
+        config.entry(route.destination.as_deref()).or_default().push(route);
+    }
+    let mut wanted: HashMap<Option<&str>, Vec<&Route>> = HashMap::new();
+    for wish in wishes.iter().filter(there) {
+        wanted.entry(wish.destination.as_deref()).or_default().push(wish);
+    }
+    let kept = |r: &Route| {
+        let near = wanted.get(&r.destination.as_deref()).into_iter().flatten();
+        near.copied().any(|w| w.served_by(r))
+    };
+    let mut nth = 0;
+    for (i, wish) in wishes.iter().enumerate() {
         let label = format!("routes.config[{i}]");
-        let text = || {
-            describe(&[
-                ("to", wish.destination.clone()),
-                ("via", wish.gateway().map(|g| g.to_string())),
-                ("dev", wish.next_hop_interface.clone()),
-                ("table", wish.table_id.map(|t| t.to_string())),
-            ])
-        };
         if wish.is_absent() {
-            let kept = |r: &&crate::state::route::Route| !wishes.clone().any(|w| !w.is_absent() && w.matches(r));
-            if let Some(found) = config.iter().find(|r| wish.matches(r) && kept(r)) {
-                out.push(difference(
-                    label,
-                    found.destination.clone().unwrap_or_default(),
-                    format!("absent {}", text()).trim_end(),
-                ));
+            let near: Vec<&Route> = match &wish.destination {
+                Some(to) => config.get(&Some(to.as_str())).cloned().unwrap_or_default(),
+                None => all.clone().collect(),
+            };
+            if let Some(found) = near.iter().find(|r| wish.matches(r) && !kept(r)) {
+                let to = found.destination.clone().unwrap_or_default();
+                out.push(difference(label, to, format!("absent {}", words(wish)).trim_end()));
             }
-        } else if !running.iter().any(|r| wish.matches(r)) {
-            out.push(difference(label, "none", text()));
+        } else if wish.state.is_none() {
+            if missing.next_if_eq(&nth).is_some() {
+                out.push(difference(label, "none", words(wish)));
+            }
+            nth += 1;
         }
     }
 }
 
+/// Routes without a next hop that profiles in force hold. NetworkManager leaves others of this sort where they are.
+pub fn held_special(seen: &Observation) -> Vec<Route> {
+    let active = |d: &'_ Device| seen.facts.profile(&d.active.as_ref()?.uuid);
+    let profiles = seen.facts.devices.iter().filter_map(active);
+    let entries = profiles.flat_map(|p| ["ipv4", "ipv6"].map(|s| p.profile.dicts(s, "route-data")));
+    let routes = entries
+        .flatten()
+        .filter(|d| d.contains_key("type"))
+        .filter_map(|d| Route::from_nm(d, LOOPBACK, MAIN));
+    routes.filter(|r| r.route_type.is_some()).collect()
+}
+
+/// `to 10.0.0.0/8 via 192.0.2.1 dev eth1 table 200 metric 5 mtu 1400`
+fn words(wish: &Route) -> String {
+    let flag = |v: Option<bool>| v.map(|v| v.to_string());
+    let number = |v: Option<u32>| v.map(|v| v.to_string());
+    describe(&[
+        ("to", wish.destination.clone()),
+        ("via", wish.gateway().map(|g| g.to_string())),
+        ("dev", wish.next_hop_interface.clone()),
+        ("type", wish.route_type.map(|t| t.word().to_owned())),
+        ("table", number(wish.table_id)),
+        ("metric", number(wish.metric_asked())),
+        ("source", wish.source.map(|s| s.to_string())),
+        ("weight", number(wish.weight.map(u32::from))),
+        ("cwnd", number(wish.cwnd)),
+        ("mtu", number(wish.mtu)),
+        ("lock-mtu", flag(wish.lock_mtu)),
+        ("advmss", number(wish.advmss)),
+        ("initcwnd", number(wish.initcwnd)),
+        ("initrwnd", number(wish.initrwnd)),
+        ("quickack", flag(wish.quickack)),
+    ])
+}
+
 fn rules(expect: &NetworkState, seen: &Observation, out: &mut Vec<Difference>) {
-    let none = vec![];
-    let now = seen
-        .state
+    let wishes: Vec<&Rule> = expect
         .route_rules
-        .as_ref()
-        .and_then(|r| r.config.as_ref())
-        .unwrap_or(&none);
-    let wishes = expect.route_rules.iter().flat_map(|r| r.config.iter().flatten());
-    for (i, wish) in wishes.clone().enumerate() {
+        .iter()
+        .flat_map(|r| r.config.iter().flatten())
+        .collect();
+    if wishes.is_empty() {
+        return;
+    }
+    let mut now: HashMap<_, Vec<&Rule>> = HashMap::new();
+    for rule in seen.state.route_rules.iter().flat_map(|r| r.config.iter().flatten()) {
+        now.entry(rule.packets()).or_default().push(rule);
+    }
+    // NetworkManager leaves rules of others where they are
+    let own = rule::of_network_manager(&seen.facts);
+    for (i, wish) in wishes.iter().enumerate() {
         let label = format!("route-rules.config[{i}]");
+        let network = |n: &Option<String>| {
+            n.as_ref()
+                .map(|n| if n.is_empty() { "none".to_owned() } else { n.clone() })
+        };
         let text = || {
             describe(&[
-                ("from", wish.ip_from.clone()),
-                ("to", wish.ip_to.clone()),
+                ("from", network(&wish.ip_from)),
+                ("to", network(&wish.ip_to)),
+                ("iif", wish.iif.clone()),
+                ("fwmark", wish.fwmark.map(|m| format!("0x{m:x}"))),
+                ("action", wish.action.map(|a| a.word().to_owned())),
                 ("table", wish.route_table.map(|t| t.to_string())),
-                ("priority", wish.priority.map(|p| p.to_string())),
+                ("priority", wish.priority.filter(|p| *p >= 0).map(|p| p.to_string())),
             ])
         };
         if wish.is_absent() {
-            let kept = |r: &&crate::state::rule::Rule| !wishes.clone().any(|w| !w.is_absent() && w.matches(r));
-            if now.iter().any(|r| wish.matches(r) && kept(&r)) {
+            let kept = |r: &Rule| wishes.iter().any(|w| !w.is_absent() && w.served_by(r));
+            if own.iter().any(|r| wish.matches(r) && !kept(r)) {
                 out.push(difference(label, "present", format!("absent {}", text()).trim_end()));
             }
-        } else if !now.iter().any(|r| wish.matches(r)) {
-            out.push(difference(label, "none", text()));
+        } else {
+            let near = now.get(&wish.packets()).into_iter().flatten();
+            if !near.copied().any(|r| wish.served_by(r)) {
+                out.push(difference(label, "none", text()));
+            }
         }
     }
 }

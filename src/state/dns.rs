@@ -1,11 +1,14 @@
-//! `dns-resolver`: name servers, search domains, options.
+//! `dns-resolver`: name servers, search domains, options; how they are kept in profiles and in NetworkManager's global setting.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, GlobalDns, SavedProfile};
+use crate::profile::Profile;
+use crate::scalar;
 
 /// Section `dns-resolver`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -65,7 +68,7 @@ impl Dns {
                 (Err(_), _) => {
                     return Err(Invalid::new(at, format!("'{text}' is not an IP address")));
                 }
-                (Ok(IpAddr::V6(ip)), None) if ip.is_unicast_link_local() => {
+                (Ok(IpAddr::V6(ip)), None | Some("")) if ip.is_unicast_link_local() => {
                     return Err(Invalid::new(
                         at,
                         format!("the link-local server {ip} needs its interface: {ip}%eth0"),
@@ -123,9 +126,38 @@ impl Dns {
         }
     }
 
-    /// The interface of a link-local server.
-    pub fn scoped_to(&self) -> Option<&str> {
-        self.server.iter().flatten().find_map(|s| Some(s.split_once('%')?.1))
+    /// Means the same: options have no order.
+    pub fn is_like(&self, other: &Dns) -> bool {
+        let options = |dns: &Dns| dns.options.iter().flatten().cloned().collect::<BTreeSet<_>>();
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        list(&self.server) == list(&other.server)
+            && list(&self.search) == list(&other.search)
+            && options(self) == options(other)
+    }
+
+    /// Interfaces of link-local servers.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.server.iter().flatten().filter_map(|s| scope(s))
+    }
+
+    /// The servers as runs of what one IP family of one profile can hold: of one family, and not of two link-local scopes.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = vec![];
+        for server in self.server.iter().flatten() {
+            let (ipv6, scope) = (server.contains(':'), scope(server).map(str::to_owned));
+            match runs.last_mut() {
+                Some(run) if run.ipv6 == ipv6 && (scope.is_none() || run.scope.is_none() || run.scope == scope) => {
+                    run.servers.push(plain(server));
+                    run.scope = run.scope.take().or(scope);
+                }
+                _ => runs.push(Run {
+                    ipv6,
+                    scope,
+                    servers: vec![plain(server)],
+                }),
+            }
+        }
+        runs
     }
 
     /// As NetworkManager's global setting.
@@ -139,27 +171,109 @@ impl Dns {
     }
 }
 
-/// DNS kept in one profile: servers (both families), search domains, options.
-pub fn of_profile(saved: &SavedProfile) -> Dns {
-    let p = &saved.profile;
-    let both = |key: &str| -> Vec<String> { ["ipv4", "ipv6"].iter().flat_map(|s| p.strs(s, key)).cloned().collect() };
-    let mut server = both("dns");
-    if let Some(name) = saved.interface() {
-        for text in &mut server {
-            if matches!(text.parse::<IpAddr>(), Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local()) {
-                *text = format!("{text}%{name}");
-            }
+/// Servers that follow one another and fit in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Their family.
+    pub ipv6: bool,
+    /// The interface of those that are link-local.
+    pub scope: Option<String>,
+    /// Addresses without their scope.
+    pub servers: Vec<String>,
+}
+
+/// The interface of a link-local server.
+fn scope(server: &str) -> Option<&str> {
+    Some(server.split_once('%')?.1)
+}
+
+fn plain(server: &str) -> String {
+    server.split('%').next().unwrap_or_default().to_owned()
+}
+
+/// `dns-priority` of the first servers; the next get 10 more. Before DHCP's (100 by default) and those of a VPN (50).
+pub const PRIORITY: i32 = 40;
+
+/// What NetworkManager takes for 0 (`NM_DNS_PRIORITY_DEFAULT_NORMAL`).
+const PRIORITY_DEFAULT: i32 = 100;
+
+/// What one IP family of a profile holds of DNS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Addresses without a scope.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
+    /// `dns-priority`: the smaller goes first.
+    pub priority: i32,
+}
+
+fn setting(ipv6: bool) -> &'static str {
+    if ipv6 { "ipv6" } else { "ipv4" }
+}
+
+impl Share {
+    /// Nothing but perhaps a priority.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.searches.is_empty() && self.options.is_empty()
+    }
+
+    /// Reads it from a profile.
+    pub fn of_profile(ipv6: bool, profile: &Profile) -> Self {
+        let s = setting(ipv6);
+        let priority = profile.int(s, "dns-priority").and_then(|p| p.try_into().ok());
+        Share {
+            servers: profile.strs(s, "dns").to_vec(),
+            searches: profile.strs(s, "dns-search").to_vec(),
+            options: profile.strs(s, "dns-options").to_vec(),
+            priority: priority.filter(|p| *p != 0).unwrap_or(PRIORITY_DEFAULT),
         }
     }
-    let unique = |mut list: Vec<String>| {
-        let mut seen = std::collections::BTreeSet::new();
-        list.retain(|v| seen.insert(v.clone()));
-        list
+
+    /// Writes it into a profile, over what was there.
+    pub fn to_profile(&self, ipv6: bool, profile: &mut Profile) {
+        let Share {
+            servers,
+            searches,
+            options,
+            priority,
+        } = self;
+        let s = setting(ipv6);
+        for (key, list) in [("dns", servers), ("dns-search", searches), ("dns-options", options)] {
+            match list.is_empty() {
+                true => profile.remove(s, key),
+                false => profile.put(s, key, list.clone()),
+            }
+        }
+        match self.is_empty() {
+            true => profile.remove(s, "dns-priority"),
+            false => profile.put(s, "dns-priority", *priority),
+        }
+    }
+
+    /// Servers as the document has them: link-local ones with the interface.
+    fn scoped(&self, interface: &str) -> impl Iterator<Item = String> {
+        self.servers.iter().map(move |s| scalar::scoped(s, interface))
+    }
+}
+
+/// DNS kept in these profiles, each with its interface, in the order in which NetworkManager uses it.
+pub fn of_profiles<'a>(profiles: impl Iterator<Item = (&'a str, &'a SavedProfile)>) -> Dns {
+    let both = |(name, saved): (&'a str, &'a SavedProfile)| {
+        [false, true].map(|ipv6| (name, Share::of_profile(ipv6, &saved.profile)))
+    };
+    let mut shares: Vec<(&str, Share)> = profiles.flat_map(both).filter(|(_, s)| !s.is_empty()).collect();
+    shares.sort_by_key(|(_, share)| share.priority);
+    let unique = |list: Vec<String>| {
+        let mut seen = BTreeSet::new();
+        Some(list.into_iter().filter(|v| seen.insert(v.clone())).collect())
     };
     Dns {
-        server: Some(server),
-        search: Some(unique(both("dns-search"))),
-        options: Some(unique(both("dns-options"))),
+        server: unique(shares.iter().flat_map(|(name, s)| s.scoped(name)).collect()),
+        search: unique(shares.iter().flat_map(|(_, s)| s.searches.clone()).collect()),
+        options: unique(shares.iter().flat_map(|(_, s)| s.options.clone()).collect()),
     }
 }
 
@@ -176,34 +290,16 @@ pub fn from_facts(facts: &Facts) -> DnsResolver {
             options: Some(options.clone()),
         },
         None => {
-            let mut all = Dns {
-                server: Some(vec![]),
-                search: Some(vec![]),
-                options: Some(vec![]),
-            };
-            for device in &facts.devices {
-                if let Some(saved) = facts.active_profile(&device.interface) {
-                    let Dns {
-                        server,
-                        search,
-                        options,
-                    } = of_profile(saved);
-                    for (to, from) in [
-                        (&mut all.server, server),
-                        (&mut all.search, search),
-                        (&mut all.options, options),
-                    ] {
-                        to.get_or_insert_default().extend(from.unwrap_or_default());
-                    }
-                }
-            }
-            all
+            let active = |d: &'_ crate::facts::Device| d.active.as_ref().and_then(|a| facts.profile(&a.uuid));
+            let holders = facts.devices.iter().filter(|d| !d.external());
+            of_profiles(holders.filter_map(|d| Some((d.interface.as_str(), active(d)?))))
         }
     };
     let running = Dns {
         server: Some(facts.dns.servers.clone()),
         search: Some(facts.dns.searches.clone()),
-        options: None,
+        // NetworkManager tells servers and domains in force; options come from its configuration alone
+        options: config.options.clone(),
     };
     DnsResolver {
         running: Some(running),
@@ -240,5 +336,43 @@ mod tests {
         let now = dns("{server: [192.0.2.1], search: [a.example], options: []}");
         assert_eq!(Dns::merge(&dns("{search: [b.example]}"), &now).server, now.server);
         assert!(Dns::merge(&dns("{}"), &now).is_purge());
+    }
+
+    #[test]
+    fn servers_fall_into_runs() {
+        let runs = |text: &str| -> Vec<(bool, usize)> {
+            let runs = dns(text).runs();
+            runs.iter().map(|r| (r.ipv6, r.servers.len())).collect()
+        };
+        assert_eq!(runs("{server: [192.0.2.1, 192.0.2.2, '::1']}"), [(false, 2), (true, 1)]);
+        assert_eq!(
+            runs("{server: ['fe80::1%eth0', '::1', 'fe80::2%eth1']}"),
+            [(true, 2), (true, 1)],
+            "one profile has one scope"
+        );
+        assert_eq!(runs("{server: ['::1', 192.0.2.1, '::2']}").len(), 3);
+        assert_eq!(
+            dns("{server: ['fe80::1%eth0']}").runs()[0].scope.as_deref(),
+            Some("eth0")
+        );
+    }
+
+    #[test]
+    fn the_order_of_families_is_kept_by_priority() {
+        let mut profile = Profile::default();
+        profile.put("connection", "interface-name", "eth0");
+        let share = |servers: &[&str], priority| Share {
+            servers: servers.iter().map(|s| (*s).to_owned()).collect(),
+            priority,
+            ..Share::default()
+        };
+        share(&["fe80::1", "2001:db8::1"], PRIORITY).to_profile(true, &mut profile);
+        share(&["192.0.2.1"], PRIORITY + 10).to_profile(false, &mut profile);
+        let saved = SavedProfile {
+            profile,
+            ..SavedProfile::default()
+        };
+        let read = of_profiles([("eth0", &saved)].into_iter());
+        assert_eq!(read.server.unwrap(), ["fe80::1%eth0", "2001:db8::1", "192.0.2.1"]);
     }
 }

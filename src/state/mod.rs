@@ -1,5 +1,7 @@
 //! The document: parse, print, and render from facts. Pure. A wish and a reading have one shape.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -91,6 +93,26 @@ pub struct NetworkState {
     /// OVN's physical networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ovn: Option<Ovn>,
+    /// Names of entries that a later one for the same interface replaced. Not part of the document.
+    #[serde(skip)]
+    pub replaced: Replaced,
+}
+
+/// Remarks on how a document was written; two documents with different ones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Replaced(Vec<String>);
+
+impl Replaced {
+    /// Each name, as often as it was replaced.
+    pub fn iter(&self) -> impl Iterator<Item = &String> {
+        self.0.iter()
+    }
+}
+
+impl PartialEq for Replaced {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl NetworkState {
@@ -106,6 +128,7 @@ impl NetworkState {
                 ));
             }
         };
+        let mut replaced = Replaced::default();
         let mut state = NetworkState {
             description: section(&mut map, "description")?,
             hostname: section(&mut map, "hostname")?,
@@ -116,7 +139,7 @@ impl NetworkState {
             ovn: section(&mut map, "ovn")?,
             interfaces: match map.remove("interfaces") {
                 None | Some(Value::Null) => vec![],
-                Some(Value::Array(list)) => parse_interfaces(list)?,
+                Some(Value::Array(list)) => parse_interfaces(list, &mut replaced)?,
                 Some(other) => {
                     return Err(Invalid::new(
                         "interfaces",
@@ -124,6 +147,7 @@ impl NetworkState {
                     ));
                 }
             },
+            replaced,
         };
         if let Some(key) = map.keys().next() {
             return Err(Invalid::new(
@@ -191,6 +215,7 @@ impl NetworkState {
             interfaces,
             ovs_db: ovs_db::from_facts(facts),
             ovn: Ovn::from_facts(facts),
+            replaced: Replaced::default(),
         }
     }
 
@@ -329,8 +354,9 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn parse_interfaces(list: Vec<Value>) -> Result<Vec<Interface>, Invalid> {
-    let mut interfaces: Vec<Interface> = vec![];
+fn parse_interfaces(list: Vec<Value>, replaced: &mut Replaced) -> Result<Vec<Interface>, Invalid> {
+    let mut interfaces: Vec<Option<Interface>> = vec![];
+    let mut places: HashMap<(String, String), usize> = HashMap::new();
     for (i, entry) in list.into_iter().enumerate() {
         let label = match entry.get("name") {
             Some(Value::String(name)) => format!("interfaces[{name}]"),
@@ -346,11 +372,14 @@ fn parse_interfaces(list: Vec<Value>) -> Result<Vec<Interface>, Invalid> {
         };
         let parsed = Interface::from_tree(entry).map_err(|e| e.under(&label))?;
         // the last of two entries for one interface wins, as it always did
-        interfaces
-            .retain(|other| other.base.name != parsed.base.name || other.kind.type_name() != parsed.kind.type_name());
-        interfaces.push(parsed);
+        let key = (parsed.base.name.clone(), parsed.kind.type_name().to_owned());
+        if let Some(before) = places.insert(key, i) {
+            interfaces[before] = None;
+            replaced.0.push(parsed.base.name.clone());
+        }
+        interfaces.push(Some(parsed));
     }
-    Ok(interfaces)
+    Ok(interfaces.into_iter().flatten().collect())
 }
 
 /// Links in which Open vSwitch keeps a datapath: they are nobody's interfaces.

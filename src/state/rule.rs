@@ -105,8 +105,17 @@ pub enum Action {
 }
 
 impl Action {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Blackhole => "blackhole",
+            Action::Unreachable => "unreachable",
+            Action::Prohibit => "prohibit",
+        }
+    }
+
     /// `FR_ACT_BLACKHOLE` 6, `FR_ACT_UNREACHABLE` 7, `FR_ACT_PROHIBIT` 8.
-    fn number(self) -> u8 {
+    pub fn number(self) -> u8 {
         match self {
             Action::Blackhole => 6,
             Action::Unreachable => 7,
@@ -121,8 +130,28 @@ impl Action {
     }
 }
 
+/// A network that selects something: not all of it, `0.0.0.0/0`, which the kernel does not keep.
+fn selector(network: &Option<String>) -> Option<&str> {
+    network.as_deref().filter(|n| !n.is_empty() && !n.ends_with("/0"))
+}
+
 fn hex<S: serde::Serializer>(v: &Option<u32>, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str(&format!("0x{:x}", v.unwrap_or(0)))
+}
+
+/// In a few words: `from 192.0.2.0/24 lookup 200`.
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut words = vec![];
+        for (key, value) in [("from", &self.ip_from), ("to", &self.ip_to), ("iif", &self.iif)] {
+            words.extend(value.as_ref().filter(|v| !v.is_empty()).map(|v| format!("{key} {v}")));
+        }
+        words.extend(self.fwmark.map(|m| format!("fwmark 0x{m:x}")));
+        words.extend(self.action.map(|a| a.word().to_owned()));
+        words.extend(self.route_table.map(|_| format!("lookup {}", self.table())));
+        words.extend(self.priority.filter(|p| *p >= 0).map(|p| format!("priority {p}")));
+        f.write_str(&words.join(" "))
+    }
 }
 
 impl Rule {
@@ -149,14 +178,19 @@ impl Rule {
 
     /// Rules of one entry; brings networks to canonical form.
     pub fn settle(&mut self) -> Result<(), Invalid> {
+        if !matches!(self.state, None | Some(State::Absent)) {
+            return Err(Invalid::new("state", "a rule is there or has state: absent"));
+        }
+        let absent = self.is_absent();
         for (key, slot) in [("ip-from", &mut self.ip_from), ("ip-to", &mut self.ip_to)] {
-            if let Some(text) = slot.as_deref().filter(|t| !t.is_empty()) {
-                match net(text) {
+            match slot.as_deref() {
+                // in a filter it stands for rules without this key
+                Some("") if !absent => *slot = None,
+                Some("") | None => {}
+                Some(text) => match net(text) {
                     Some(net) => *slot = Some(net.to_string()),
-                    None => {
-                        return Err(Invalid::new(key, format!("'{text}' is not a network in CIDR notation")));
-                    }
-                }
+                    None => return Err(Invalid::new(key, format!("'{text}' is not a network in CIDR notation"))),
+                },
             }
         }
         let networks: Vec<bool> = [&self.ip_from, &self.ip_to]
@@ -166,12 +200,14 @@ impl Rule {
             .map(|n| n.contains(':'))
             .collect();
         if networks.iter().any(|v6| *v6 != self.is_ipv6()) {
-            return Err(Invalid::new(
-                "family",
-                "ip-from, ip-to and family name different IP families",
-            ));
+            let reason = "ip-from, ip-to and family name different IP families";
+            return Err(Invalid::new("family", reason));
         }
-        if self.is_absent() {
+        if self.priority.is_some_and(|p| p < -1 || p > i64::from(u32::MAX)) {
+            let reason = format!("{} is outside -1–{}", self.priority.unwrap_or_default(), u32::MAX);
+            return Err(Invalid::new("priority", reason));
+        }
+        if absent {
             return Ok(());
         }
         if networks.is_empty() && self.family.is_none() {
@@ -183,7 +219,7 @@ impl Rule {
         Ok(())
     }
 
-    /// Everything that `self` gives is so in `other`.
+    /// As a filter (`state: absent`): every key that `self` gives has this value in `other`.
     pub fn matches(&self, other: &Rule) -> bool {
         let Rule {
             state: _,
@@ -198,22 +234,46 @@ impl Rule {
             iif,
             suppress_prefix_length,
         } = self;
-        let text = |mine: &Option<String>, theirs: &Option<String>| match (mine.as_deref(), theirs.as_deref()) {
-            (None, _) => true,
-            (Some(""), theirs) => theirs.is_none_or(str::is_empty),
-            (mine, theirs) => mine == theirs,
-        };
-        let any_family = self.family.is_none() && ip_from.is_none() && ip_to.is_none();
+        let network =
+            |mine: &Option<String>, theirs: &Option<String>| mine.is_none() || selector(mine) == selector(theirs);
+        let any_family = self.family.is_none() && [ip_from, ip_to].into_iter().flatten().all(String::is_empty);
         (any_family || self.is_ipv6() == other.is_ipv6())
-            && text(ip_from, &other.ip_from)
-            && text(ip_to, &other.ip_to)
+            && network(ip_from, &other.ip_from)
+            && network(ip_to, &other.ip_to)
             && priority.filter(|p| *p >= 0).is_none_or(|p| Some(p) == other.priority)
-            && (route_table.is_none() && (self.is_absent() || action.is_some()) || self.table() == other.table())
+            && route_table.is_none_or(|_| other.action.is_none() && self.table() == other.table())
             && fwmark.is_none_or(|v| Some(v) == other.fwmark)
             && fwmask.is_none_or(|v| v == other.fwmask.unwrap_or(u32::MAX))
-            && (self.is_absent() && action.is_none() || *action == other.action)
-            && text(iif, &other.iif)
+            && action.is_none_or(|a| Some(a) == other.action)
+            && iif.as_ref().is_none_or(|i| Some(i) == other.iif.as_ref())
             && suppress_prefix_length.is_none_or(|v| Some(v) == other.suppress_prefix_length)
+    }
+
+    /// As a wish: `other` is what it asks for. A selector left out selects everything; an automatic priority is any.
+    pub fn served_by(&self, other: &Rule) -> bool {
+        let what = |r: &Rule| {
+            (
+                r.action,
+                r.action.is_none().then(|| r.table()),
+                r.suppress_prefix_length,
+            )
+        };
+        let whom = |r: &Rule| {
+            let mark = r.fwmark.map(|mark| (mark, r.fwmask.unwrap_or(u32::MAX)));
+            let networks = [&r.ip_from, &r.ip_to].map(|n| selector(n).map(str::to_owned));
+            (r.is_ipv6(), networks, mark, r.iif.clone())
+        };
+        what(self) == what(other)
+            && whom(self) == whom(other)
+            && self
+                .priority
+                .filter(|p| *p >= 0)
+                .is_none_or(|p| Some(p) == other.priority)
+    }
+
+    /// Which packets, roughly: rules that could serve one wish have it in common.
+    pub fn packets(&self) -> (bool, Option<&str>, Option<&str>) {
+        (self.is_ipv6(), selector(&self.ip_from), selector(&self.ip_to))
     }
 
     /// Entry of `routing-rules`.
@@ -231,7 +291,7 @@ impl Rule {
             self.priority.and_then(|p| u32::try_from(p).ok()).map(Value::U32),
         );
         for (key, length, text) in [("from", "from-len", &self.ip_from), ("to", "to-len", &self.ip_to)] {
-            if let Some(net) = text.as_deref().and_then(net) {
+            if let Some(net) = selector(text).and_then(net) {
                 put(key, Some(net.addr().to_string().into()));
                 put(length, Some(Value::Byte(net.prefix_len())));
             }
@@ -307,6 +367,27 @@ impl Rule {
     }
 }
 
+/// Reads an entry of `routing-rules`; None where it says more than a rule of the document can.
+pub fn understood(d: &Dict) -> Option<Rule> {
+    let rule = Rule::from_nm(d);
+    let said = rule.to_nm();
+    let nothing = |v: &Value| matches!(v, Value::U32(0) | Value::Byte(0) | Value::Bool(false)) || *v == Value::I32(-1);
+    // FR_ACT_TO_TBL 1 is what is meant without an action
+    let plain =
+        |(key, v): (&String, &Value)| said.contains_key(key) || nothing(v) || (key == "action" && *v == Value::Byte(1));
+    d.iter().all(plain).then_some(rule)
+}
+
+/// Rules that NetworkManager made: it marks them as static (`RTPROT_STATIC` 4). Of others it keeps its hands.
+pub fn of_network_manager(facts: &Facts) -> Vec<Rule> {
+    facts
+        .rules
+        .iter()
+        .filter(|r| r.protocol == 4)
+        .map(Rule::from_facts)
+        .collect()
+}
+
 /// Reads `route-rules`: those of persons and NetworkManager (boot 3, static 4, unspecified 0), and of daemons known to routes.
 pub fn from_facts(facts: &Facts) -> Rules {
     let mine =
@@ -331,6 +412,51 @@ mod tests {
         );
         full.settle().unwrap();
         assert_eq!(Rule::from_nm(&full.to_nm()), full);
+    }
+
+    #[test]
+    fn absent_is_a_filter() {
+        let mut have = rule("{ip-from: 192.0.2.0/24, priority: 500, route-table: 200}");
+        have.settle().unwrap();
+        for (filter, hit) in [
+            ("{state: absent}", true),
+            ("{state: absent, family: ipv4}", true),
+            ("{state: absent, family: ipv6}", false),
+            ("{state: absent, ip-from: 192.0.2.0/24}", true),
+            ("{state: absent, ip-to: ''}", true),
+            ("{state: absent, ip-from: ''}", false),
+            ("{state: absent, priority: -1}", true),
+            ("{state: absent, priority: 501}", false),
+            ("{state: absent, route-table: 200}", true),
+            ("{state: absent, action: blackhole}", false),
+            ("{state: absent, iif: eth1}", false),
+        ] {
+            let mut filter_ = rule(filter);
+            filter_.settle().unwrap();
+            assert_eq!(filter_.matches(&have), hit, "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_selector_left_out_selects_everything() {
+        let wish = rule("{ip-from: 192.0.2.0/24, route-table: 200}");
+        for (have, serves) in [
+            ("{ip-from: 192.0.2.0/24, route-table: 200, priority: 7}", true),
+            ("{ip-from: 192.0.2.0/24, ip-to: 0.0.0.0/0, route-table: 200}", true),
+            ("{ip-from: 192.0.2.0/24, ip-to: 10.0.0.0/8, route-table: 200}", false),
+            ("{ip-from: 192.0.2.0/24, route-table: 200, iif: eth1}", false),
+            ("{ip-from: 192.0.2.0/24, route-table: 200, fwmark: 1}", false),
+        ] {
+            assert_eq!(wish.served_by(&rule(have)), serves, "{have}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_says_more_is_not_understood() {
+        let mut entry = rule("{family: ipv4, priority: 5, route-table: 200}").to_nm();
+        assert!(understood(&entry).is_some());
+        entry.insert("oifname".into(), "eth1".into());
+        assert!(understood(&entry).is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Invalid;
-use crate::facts::{Facts, Link};
+use crate::facts::{Facts, Link, SavedProfile};
 use crate::profile::{Profile, Value};
 use crate::scalar::{self, Id, Space};
 use crate::state::part::alt_names;
@@ -246,7 +246,10 @@ impl Base {
     pub fn of(id: &Id, link: &Link, facts: &Facts) -> Self {
         let device = facts.device_of(id);
         let active = device.filter(|d| !d.external()).and_then(|d| d.active.as_ref());
-        let profile = active.and_then(|a| facts.profile(&a.uuid)).map(|p| &p.profile);
+        let saved = active.and_then(|a| facts.profile(&a.uuid));
+        // of a profile that finds its device by an address, that address
+        let bound = saved.and_then(SavedProfile::bound_to);
+        let profile = saved.map(|p| &p.profile);
         let profile_name = profile.and_then(|p| p.str("connection", "id"));
         let default = profile.map(|p| Self::default_id(&link.name, p)).unwrap_or_default();
         // the kernel only knows ovs-system, which all bridges of Open vSwitch share
@@ -264,7 +267,7 @@ impl Base {
             driver: link.driver.clone(),
             state: Some(Self::state(id, link, facts)),
             identifier: profile.map(Self::identifier),
-            mac_address: link.mac.clone(),
+            mac_address: bound.or_else(|| link.mac.clone()),
             permanent_mac_address: link.permanent_mac.clone(),
             pci_address: link.pci_address.clone(),
             mtu: link.mtu,
@@ -284,7 +287,8 @@ impl Base {
         format!("{name}{}", super::AnyKind::id_suffix(nm_type))
     }
 
-    fn state(id: &Id, link: &Link, facts: &Facts) -> State {
+    /// What NetworkManager and the kernel say of its state; what NetworkManager leaves alone is ignored.
+    pub fn state(id: &Id, link: &Link, facts: &Facts) -> State {
         let up = link.admin_up && link.running;
         let foreign = |row: &crate::facts::OvsInterface| row.kind == "internal" && row.ids.nm_uuid().is_none();
         match facts.device_of(id) {

@@ -166,12 +166,7 @@ impl Kind for Bond {
             Some(InfoData::Bond(info)) => info,
             _ => &[],
         };
-        let mut ports: Vec<Port> = facts
-            .links
-            .iter()
-            .filter(|l| l.controller == Some(link.index))
-            .map(Port::from_facts)
-            .collect();
+        let mut ports: Vec<Port> = facts.ports_of(link.index).into_iter().map(Port::from_facts).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         let (mode, options) = options::from_facts(info, link, facts);
         Bond {

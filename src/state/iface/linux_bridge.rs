@@ -159,12 +159,7 @@ impl Kind for LinuxBridge {
                 ..Port::from_facts(l)
             }
         };
-        let mut ports: Vec<Port> = facts
-            .links
-            .iter()
-            .filter(|l| l.controller == Some(link.index))
-            .map(port_of)
-            .collect();
+        let mut ports: Vec<Port> = facts.ports_of(link.index).into_iter().map(port_of).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         LinuxBridge {
             bridge: Some(Section {

@@ -138,6 +138,10 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn parents(&self) -> Vec<String> {
         vec![]
     }
+    /// The routing table that it stands for (a VRF).
+    fn route_table(&self) -> Option<u32> {
+        None
+    }
     /// Where its ports stand in the document.
     const PORTS_PATH: &'static str = "bridge.port";
     /// It cannot be without a port: where none is given it gets one of its own name.
@@ -517,6 +521,10 @@ macro_rules! kinds {
             pub fn parents(&self) -> Vec<String> {
                 each!(self, k => k.parents(), _o => vec![])
             }
+            /// The routing table that it stands for.
+            pub fn route_table(&self) -> Option<u32> {
+                each!(self, k => k.route_table(), _o => None)
+            }
             /// Where its ports stand in the document.
             pub fn ports_path(&self) -> &'static str {
                 match self { $(AnyKind::$variant(_) => <$ty>::PORTS_PATH,)* AnyKind::Other(_) => "port" }
@@ -651,6 +659,11 @@ impl Interface {
             None | Some(Value::Null) => String::new(),
             Some(Value::String(s)) => s,
             Some(other) => return Err(Invalid::new("type", format!("{other} is not a string"))),
+        };
+        // to most users one end of a pair is an ethernet
+        let type_name = match map.contains_key("veth") && type_name == "ethernet" {
+            true => "veth".to_owned(),
+            false => type_name,
         };
         let take = |map: &mut Map<String, Value>, keys: &[&str]| -> Map<String, Value> {
             keys.iter()

@@ -60,8 +60,7 @@ impl Kind for Vrf {
             InfoVrf::TableId(table) => Some(*table),
             _ => None,
         });
-        let ports = facts.links.iter().filter(|l| l.controller == Some(link.index));
-        let mut ports: Vec<String> = ports.map(|l| l.name.clone()).collect();
+        let mut ports: Vec<String> = facts.ports_of(link.index).iter().map(|l| l.name.clone()).collect();
         ports.sort();
         Vrf {
             vrf: Some(Section {
@@ -69,6 +68,10 @@ impl Kind for Vrf {
                 route_table_id: table,
             }),
         }
+    }
+
+    fn route_table(&self) -> Option<u32> {
+        self.vrf.as_ref()?.table()
     }
 
     fn to_link(profile: &Profile, link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {

@@ -290,6 +290,11 @@ impl Ip {
         self.address = kept;
     }
 
+    /// NetworkManager has something to do for it, so that routes, rules and name servers can be kept with it: to it, IPv4 without addresses is off.
+    pub fn is_in_use(&self, ipv6: bool) -> bool {
+        self.is_enabled() && (ipv6 || self.is_auto() || self.static_addresses().next().is_some())
+    }
+
     /// Addresses that a person wrote: neither dynamic nor link-local.
     pub fn static_addresses(&self) -> impl Iterator<Item = &Addr> {
         self.address.iter().flatten().filter(|a| {
@@ -427,12 +432,11 @@ impl Ip {
 
     /// What kernel and profile say of one family.
     pub fn from_facts(ipv6: bool, link: &Link, facts: &Facts) -> Self {
-        let addresses: Vec<Addr> = facts
-            .addresses
-            .iter()
-            .filter(|a| a.link == link.index && a.ip.is_ipv6() == ipv6)
-            .map(|a| Addr::from_facts(a, facts))
-            .collect();
+        let mine = facts
+            .addresses_of(link.index)
+            .into_iter()
+            .filter(|a| a.ip.is_ipv6() == ipv6);
+        let addresses: Vec<Addr> = mine.map(|a| Addr::from_facts(a, facts)).collect();
         let own = facts.device(&link.name).filter(|d| !d.external() && d.state > 10);
         let profile = own.and_then(|_| facts.active_profile(&link.name)).map(|p| &p.profile);
         let method = profile.and_then(|p| p.str(setting(ipv6), "method"));

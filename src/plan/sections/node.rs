@@ -1,0 +1,76 @@
+//! Host names, and the global row of Open vSwitch: what belongs to the node as a whole and is kept outside profiles.
+
+use crate::error::Invalid;
+use crate::host::{Effect, Observation};
+use crate::scalar::{Id, Space};
+use crate::state::ovn::{self, Ovn};
+use crate::state::ovs_db;
+use crate::state::{Hostname, NetworkState};
+
+use super::Sections;
+
+/// The running and the static host name.
+pub fn hostname(resolved: &NetworkState, seen: &Observation, out: &mut Sections) {
+    let Some(Hostname { running, config }) = &resolved.hostname else {
+        return;
+    };
+    let now = &seen.facts.hostname;
+    if let Some(name) = config
+        .as_ref()
+        .filter(|n| now.config.as_deref().unwrap_or_default() != n.as_str())
+    {
+        out.effects.push(Effect::StaticHostname(name.clone()));
+    }
+    if let Some(name) = running.as_ref().filter(|n| now.running.as_ref() != Some(n)) {
+        out.effects.push(Effect::RunningHostname(name.clone()));
+    }
+}
+
+/// Keys of the global row of Open vSwitch: its own section's, and the one in which OVN keeps its mappings.
+pub fn ovs(resolved: &NetworkState, seen: &Observation, out: &mut Sections) -> Result<(), Invalid> {
+    let section = match (&resolved.ovs_db, &resolved.ovn) {
+        (None, None) => return Ok(()),
+        (Some(_), _) => "ovs-db",
+        (None, Some(_)) => "ovn",
+    };
+    let Some(database) = &seen.facts.ovs else {
+        return Err(Invalid::new(section, ovs_db::SILENT));
+    };
+    let now = &database.ids;
+    let wish = resolved.ovs_db.clone().unwrap_or_default();
+    let mut external_ids = ovs_db::change(wish.external_ids.as_ref(), &now.external_ids);
+    let other_config = ovs_db::change(wish.other_config.as_ref(), &now.other_config);
+    if let Some(ovn) = &resolved.ovn {
+        bridges_exist(ovn, resolved, seen)?;
+        let mappings = ovn::current(&seen.facts);
+        let merged = ovn.merge(&mappings);
+        if merged != mappings {
+            external_ids.insert(ovn::KEY.to_owned(), ovn::text(&merged));
+        }
+    }
+    if !external_ids.is_empty() || !other_config.is_empty() {
+        out.effects.push(Effect::OvsDb {
+            external_ids,
+            other_config,
+        });
+    }
+    Ok(())
+}
+
+/// A mapping names a bridge that there is and that stays.
+fn bridges_exist(ovn: &Ovn, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    for (i, mapping) in ovn.mappings().enumerate().filter(|(_, m)| !m.is_absent()) {
+        let Some(bridge) = &mapping.bridge else { continue };
+        let id = Id::in_space(bridge.clone(), Space::OvsBridge);
+        let wish = resolved.interfaces.iter().find(|w| w.id() == id);
+        let there = seen.facts.ovs.as_ref().is_some_and(|o| o.bridges.contains_key(bridge));
+        let why = match wish {
+            Some(wish) if !wish.is_up() => "is not up after the same document",
+            None if !there => "is no bridge of Open vSwitch on the node, nor in this document",
+            _ => continue,
+        };
+        let path = format!("ovn.bridge-mappings[{i}].bridge");
+        return Err(Invalid::new(path, format!("'{bridge}' {why}")));
+    }
+    Ok(())
+}
