@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench
+.PHONY: help build demo test lint bench vm-image test-vm
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,3 +28,9 @@ bench: ## ratios to NetworkManager's own floor, and to nmstatectl where PEER=pat
 	tests/bed/install.sh
 	if tests/bed/kube-apiserver.sh --can; then tests/bed/kube-apiserver.sh; tests/bed/kube-apiserver.sh kubectl; fi
 	cargo bench --profile release --bench netwright
+
+vm-image: ## the Debian 13 machine of the next target (kept in ~/.cache/netwright/vm)
+	tests/vm/image.sh
+
+test-vm: ## every interface type on a real kernel, systemd and NetworkManager, in QEMU (VM_CASES="vlan bond/arp-monitor" for some)
+	tests/vm/run.sh

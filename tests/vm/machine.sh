@@ -6,14 +6,14 @@
 # `start` runs as root after NetworkManager and Open vSwitch are up, with /payload read-only; exit code 100 asks for a reboot,
 # after which it runs again. Nothing the machine writes outlives this command.
 # It has nic0 (10.0.2.15, gateway 10.0.2.2: the way out that leads nowhere), nic1 … nic4, and far1 … far4 at the other end of
-# their cables. VM_LIMIT is how long it may run, in seconds (default 1800). VM_QEMU_ARGS are added to QEMU's.
+# their cables. VM_LIMIT is how long it may run, in seconds (default 3600). VM_QEMU_ARGS are added to QEMU's.
 set -euo pipefail
 # shellcheck source=tests/bed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../bed/lib.sh"
 
 [ $# = 1 ] && [ -x "$1/start" ] || { sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 image=$("$(dirname "${BASH_SOURCE[0]}")/image.sh")
-limit=${VM_LIMIT:-1800}
+limit=${VM_LIMIT:-3600}
 work=$(mktemp -d "${TMPDIR:-/tmp}/netwright-vm.XXXXXX")
 qemu='' tail='' code=''
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The catalogue on the real binary in a Debian 13 machine.
+# The catalogue on the real binary, in Debian 13 machines that share it between them.
 #
-#   run.sh [TYPE | TYPE/CASE]…     these only, also of catalogue/next; none: all that is expected to pass
+#   run.sh [TYPE | TYPE/CASE]…     these only; none: everything
 #
-# VM_CASES=all or VM_CASES="TYPE TYPE/CASE" say the same from outside; `all` is everything with catalogue/next, which holds
-# the types to come. CARGO_BIN is the binary to test; without it `cargo build --profile e2e` makes one.
+# VM_CASES="TYPE TYPE/CASE" says the same from outside. CARGO_BIN is the binary to test; without it `cargo build --profile e2e`
+# makes one. VM_MACHINES is how many machines run side by side: one emulated processor takes one real one (default: 2, or 1
+# where there is one processor).
 set -euo pipefail
 # shellcheck source=tests/bed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../bed/lib.sh"
@@ -12,29 +13,37 @@ set -euo pipefail
 vm=$repo/tests/vm
 case ${1:-} in -*) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;; esac
 read -r -a choice <<<"${*:-${VM_CASES:-}}"
-next=''
-if [ ${#choice[@]} -gt 0 ]; then next=1; fi
-if [ "${choice[*]}" = all ]; then choice=(); fi
+machines=${VM_MACHINES:-$(($(nproc) > 1 ? 2 : 1))}
+if [ ${#choice[@]} = 1 ]; then machines=1; fi
 
 binary=${CARGO_BIN:-}
 if [ -z "$binary" ]; then
   (cd "$repo" && cargo build --profile e2e)
   binary=$repo/target/e2e/netwright
 fi
-payload=$(mktemp -d "${TMPDIR:-/tmp}/netwright-payload.XXXXXX")
-machine=''
-trap '[ -z "$machine" ] || { kill "$machine" 2>/dev/null && wait "$machine"; }; rm -rf "$payload"' EXIT
+"$vm/image.sh" >/dev/null # once, before two want it
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/netwright-suite.XXXXXX")
+pids=()
+trap '[ ${#pids[@]} = 0 ] || { kill "${pids[@]}" 2>/dev/null && wait; }; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-cp "$vm"/guest/* "$payload"
-cp "$binary" "$payload/netwright"
-mkdir "$payload/catalogue"
-cp "$vm"/catalogue/*.yaml "$payload/catalogue"
-if [ -n "$next" ]; then cp "$vm"/catalogue/next/*.yaml "$payload/catalogue"; fi
-echo "${choice[*]}" >"$payload/choice"
+
 began=$SECONDS
-"$vm/machine.sh" "$payload" &
-machine=$!
-wait "$machine" && code=0 || code=$?
-machine=''
+for n in $(seq "$machines"); do
+  payload=$work/payload$n
+  mkdir "$payload"
+  cp "$vm"/guest/* "$payload"
+  cp -r "$vm/catalogue" "$payload"
+  cp "$binary" "$payload/netwright"
+  echo "${choice[*]}" >"$payload/choice"
+  echo "$n $machines" >"$payload/part"
+  "$vm/machine.sh" "$payload" > >(tee "$work/said$n" | grep --line-buffered -v '^[0-9]* passed, [0-9]* failed$') &
+  pids+=($!)
+done
+code=0
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+pids=()
+sleep 0.2 # until the last words are out
+cat "$work"/said* | awk '/^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 } END { printf "%d passed, %d failed\n", passed, failed; exit !passed }' || code=1
 note "took $((SECONDS - began)) s"
 exit "$code"

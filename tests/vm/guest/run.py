@@ -346,7 +346,8 @@ class Case:
         journal = Journal()
         code, said = apply(document)
         if code or "nothing to change" not in said:
-            raise Failed(f"the same again\n$ netwright apply <<< {json.dumps(document)}\n{said}exit code {code}")
+            left = netwright("plan", "/run/document.yaml")[1]
+            raise Failed(f"the same again\n$ netwright apply <<< {json.dumps(document)}\n{said}exit code {code}\n$ netwright plan\n{left}")
         if touched := [line for line in journal.lines() if AUDIT.search(line)]:
             raise Failed("the same again has touched NetworkManager\n" + "\n".join(touched))
         self.checks += 1
@@ -461,7 +462,7 @@ class Suite:
 
     def end(self):
         print(f"{self.passed} passed, {self.failed} failed")
-        sys.exit(1 if self.failed or not self.passed else 0)
+        sys.exit(1 if self.failed else 0)
 
 
 def count(checks):
@@ -480,26 +481,37 @@ def chosen(name, choice):
     return not choice or name in choice or subject in choice
 
 
+def mine():
+    """This machine's part of the files: the longest first, each to the machine with the least to do."""
+    part, parts = (int(n) for n in (PAYLOAD / "part").read_text().split())
+    heaps = [(0, n, []) for n in range(parts)]
+    for path in sorted((PAYLOAD / "catalogue").glob("*.yaml"), key=lambda p: (-p.stat().st_size, p.name)):
+        size, n, paths = min(heaps)
+        heaps[n] = (size + path.stat().st_size, n, [*paths, path])
+    return sorted(heaps[part - 1][2])
+
+
 def load(suite):
     """The cases that were asked for. A file that leaves out a phase without saying why is a failure."""
     choice = (PAYLOAD / "choice").read_text().split()
     cases = []
-    for path in sorted((PAYLOAD / "catalogue").glob("*.yaml")):
+    for path in mine():
         entries = yaml.load(path.read_text(), Loader)
         without = entries.pop(0)["without"] if "without" in entries[0] else {}
-        mine = [Case(path.stem, words) for words in entries]
-        lacking = [p for p in PHASES if p not in without and not any(c.words.get(p) for c in mine)]
+        of_file = [Case(path.stem, words) for words in entries]
+        lacking = [p for p in PHASES if p not in without and not any(c.words.get(p) for c in of_file)]
         if lacking and not MEMORY.exists():
             suite.failed += 1
             print(f"FAILED {path.stem}: no case has {', '.join(lacking)}, and `without` gives no reason")
-        cases += [case for case in mine if chosen(case.name, choice)]
+        cases += [case for case in of_file if chosen(case.name, choice)]
     return cases
 
 
 def world():
     """The far ends of the cables, out of NetworkManager's sight."""
     sh("ip netns add world; far ip link set lo up; for n in 1 2 3 4; do ip link set far$n netns world; far ip link set far$n up; done")
-    sh("nm-online -q -t 60; udevadm settle")
+    # No tunl0, gre0 and the like, which come with their modules and stay.
+    sh("sysctl -qw net.core.fb_tunnels_only_for_init_net=2; nm-online -q -t 60; udevadm settle")
 
 
 def main():
