@@ -97,7 +97,7 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
     warnings.extend(skip_unsupported(wishes, seen));
     warnings.extend(copy_macs(wishes, seen)?);
     validate::check(wishes, seen)?;
-    let graph = topology::spread(&resolved, seen, options)?;
+    let mut graph = topology::spread(&resolved, seen, options)?;
     warnings.extend(follow(&mut resolved.state, &graph));
     let view = View {
         resolved: &resolved.state,
@@ -107,14 +107,9 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
     };
     let mut sections = sections::spread(&view)?;
     warnings.append(&mut sections.warnings);
-    let mut work = Work {
-        graph: &graph,
-        sections: &sections,
-        seen,
-        options,
-        steps: Steps::default(),
-        lines: Lines::default(),
-    };
+    let stale = Work::on(&graph, &sections, seen, options).stale();
+    topology::renew(&mut graph, stale, seen);
+    let mut work = Work::on(&graph, &sections, seen, options);
     let differences = verify::verify(&resolved.state, seen);
     differences.iter().for_each(|d| work.lines.push(d.to_string()));
     sections.lines.iter().for_each(|l| work.lines.push(l.clone()));
@@ -406,7 +401,30 @@ struct Work<'a> {
     lines: Lines,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn on(graph: &'a Graph, sections: &'a Sections, seen: &'a Observation, options: Options) -> Self {
+        Work {
+            graph,
+            sections,
+            seen,
+            options,
+            steps: Steps::default(),
+            lines: Lines::default(),
+        }
+    }
+
+    /// Links that have to go down and up again because something of their old profile would stay.
+    fn stale(&self) -> Vec<Id> {
+        let all: BTreeSet<&Id> = self.graph.keys().chain(self.sections.extra.keys()).collect();
+        let could = |id: &Id| Stock::of(id, self.seen).base.is_some_and(|b| profiles::could_leave_something(&b.profile));
+        let could = all.into_iter().filter(|id| self.seen.facts.running(id).is_some() && could(id));
+        let stays = |id: &&Id| match self.graph.get(*id) {
+            Some(t) => t.wish.is_up() && self.make(id, t).stale,
+            None => self.make(id, &Touched::keeper(id, self.seen)).stale,
+        };
+        could.filter(stays).cloned().collect()
+    }
+
     fn settle(&mut self, id: &Id) {
         let graph = self.graph;
         match graph.get(id) {

@@ -409,6 +409,12 @@ pub fn leaves_routes_behind(old: &Profile, new: &Profile, seen: &Observation) ->
     !seen.facts.nm_at_least("1.51") && ["ipv4", "ipv6"].iter().any(|section| gone(&section))
 }
 
+/// It holds what `leaves_routes_behind` and `takes_vf_settings_back` look for.
+pub fn could_leave_something(profile: &Profile) -> bool {
+    let routes = ["ipv4", "ipv6"].iter().any(|s| !profile.dicts(s, "route-data").is_empty());
+    routes || !profile.dicts("sriov", "vfs").is_empty()
+}
+
 /// Settings of virtual functions are taken back. NetworkManager can only write them, so the functions must be made anew.
 pub fn takes_vf_settings_back(old: &Profile, new: &Profile) -> bool {
     let more_than_a_number = |vf: &Dict| vf.len() > 1;

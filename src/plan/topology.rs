@@ -90,7 +90,8 @@ pub fn spread(resolved: &Resolved, seen: &Observation, options: Options) -> Resu
     parents_exist(&graph, seen)?;
     depth_check(&graph, seen)?;
     down_with_their_controller(&mut graph, seen);
-    renew(&mut graph, seen);
+    let anew = made_anew(&graph, seen);
+    renew(&mut graph, anew, seen);
     Ok(graph)
 }
 
@@ -113,13 +114,17 @@ fn down_with_their_controller(graph: &mut Graph, seen: &Observation) {
     }
 }
 
-/// What hangs on a link that must be made anew has to be brought up anew after it.
-fn renew(graph: &mut Graph, seen: &Observation) {
+/// Links that must be made anew for a change.
+fn made_anew(graph: &Graph, seen: &Observation) -> Vec<Id> {
     let anew = |(id, touched): (&Id, &Touched)| {
         let now = seen.interface(id)?;
         (touched.wish.is_up() && touched.wish.kind.must_recreate(&now.kind)).then(|| id.clone())
     };
-    let mut made: Vec<Id> = graph.iter().filter_map(anew).collect();
+    graph.iter().filter_map(anew).collect()
+}
+
+/// What hangs on a link that goes down and up again has to be brought up anew after it.
+pub fn renew(graph: &mut Graph, mut made: Vec<Id>, seen: &Observation) {
     if made.is_empty() {
         return;
     }
