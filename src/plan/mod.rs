@@ -416,8 +416,14 @@ impl<'a> Work<'a> {
     /// Links that have to go down and up again because something of their old profile would stay.
     fn stale(&self) -> Vec<Id> {
         let all: BTreeSet<&Id> = self.graph.keys().chain(self.sections.extra.keys()).collect();
-        let could = |id: &Id| Stock::of(id, self.seen).base.is_some_and(|b| profiles::could_leave_something(&b.profile));
-        let could = all.into_iter().filter(|id| self.seen.facts.running(id).is_some() && could(id));
+        let could = |id: &Id| {
+            Stock::of(id, self.seen)
+                .base
+                .is_some_and(|b| profiles::could_leave_something(&b.profile))
+        };
+        let could = all
+            .into_iter()
+            .filter(|id| self.seen.facts.running(id).is_some() && could(id));
         let stays = |id: &&Id| match self.graph.get(*id) {
             Some(t) => t.wish.is_up() && self.make(id, t).stale,
             None => self.make(id, &Touched::keeper(id, self.seen)).stale,

@@ -411,7 +411,9 @@ pub fn leaves_routes_behind(old: &Profile, new: &Profile, seen: &Observation) ->
 
 /// It holds what `leaves_routes_behind` and `takes_vf_settings_back` look for.
 pub fn could_leave_something(profile: &Profile) -> bool {
-    let routes = ["ipv4", "ipv6"].iter().any(|s| !profile.dicts(s, "route-data").is_empty());
+    let routes = ["ipv4", "ipv6"]
+        .iter()
+        .any(|s| !profile.dicts(s, "route-data").is_empty());
     routes || !profile.dicts("sriov", "vfs").is_empty()
 }
 
