@@ -549,7 +549,7 @@ impl<'a> Work<'a> {
         }
         let as_is = keys.as_ref().is_some_and(Vec::is_empty);
         let persistent = ground.base.is_some_and(|b| b.persistent() && !b.unsaved) || self.options.memory_only;
-        let save = (!as_is || !persistent) && !(shared && as_is);
+        let save = !as_is || !(persistent || shared);
         let base_uuid = ground.base.filter(|_| shared && as_is).map(SavedProfile::uuid);
         let uuid = base_uuid.or(profile.str("connection", "uuid")).unwrap_or_default();
         Made {

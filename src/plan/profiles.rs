@@ -406,7 +406,7 @@ pub fn leaves_routes_behind(old: &Profile, new: &Profile, seen: &Observation) ->
         let before = old.dicts(section, "route-data").iter().filter(elsewhere);
         before.map(place).any(|r| !kept.contains(&r))
     };
-    !seen.facts.nm_at_least("1.51") && ["ipv4", "ipv6"].iter().any(|section| gone(&section))
+    !seen.facts.nm_at_least("1.51") && ["ipv4", "ipv6"].iter().any(gone)
 }
 
 /// It holds what `leaves_routes_behind` and `takes_vf_settings_back` look for.
