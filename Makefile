@@ -17,6 +17,7 @@ test: ## all tests; as root also on real NetworkManagers and a real kube-apiserv
 	tests/bed/install.sh
 	if tests/bed/kube-apiserver.sh --can; then tests/bed/kube-apiserver.sh; tests/bed/kube-apiserver.sh kubectl; fi
 	if tests/bed/helm.sh --can; then tests/bed/helm.sh; fi
+	if tests/bed/nm-ovs.sh --can; then tests/bed/nm-ovs.sh; fi
 	if [ "$$(id -u)" = 0 ]; then export NETWRIGHT_BED=1; fi; cargo test
 
 lint: ## formatting, clippy, licences

@@ -30,6 +30,8 @@ pub struct Facts {
     pub rules: Vec<Rule>,
     /// NetworkManager's devices.
     pub devices: Vec<Device>,
+    /// Devices of type TUN beside one of Open vSwitch of the same name: without its kernel module it makes internal interfaces of taps.
+    pub taps: Vec<Device>,
     /// NetworkManager's saved and in-memory profiles.
     pub profiles: Vec<SavedProfile>,
     /// Active connections of VPNs, which have no device.

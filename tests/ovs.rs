@@ -201,7 +201,7 @@ fn a_rollback_covers_the_database() {
     ovs.ok("ovs-db: {external_ids: {a: 1, b: 2}}");
     let out = ovs.0.apply(
         "{ovs-db: {external_ids: {a: null, b: 3, c: 4}}, interfaces: [{name: br0, type: ovs-bridge, bridge: {options: {stp: true}, port:
-        [{name: eth1, vlan: {mode: access, tag: 6}}, {name: eth2}, {name: br0}]}}, {name: mgmt0, type: ethernet, ipv4: {enabled: true,
+        [{name: eth1, vlan: {mode: access, tag: 6}}, {name: eth2}, {name: ovs0}]}}, {name: mgmt0, type: ethernet, ipv4: {enabled: true,
         dhcp: false, address: [{ip: 10.98.0.2, prefix-length: 24}]}}]}",
         &[],
     );

@@ -9,12 +9,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
+use crate::facts::Device;
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
 use crate::ovs::Database;
 use crate::scalar::Id;
 use crate::transaction::Phase;
+
+mod ovs;
 
 /// How long devices may take to come to rest after a rollback.
 const REST: Duration = Duration::from_secs(60);
@@ -301,16 +304,17 @@ impl LiveHost {
         let begin = Instant::now();
         while begin.elapsed() < REST {
             let Ok(seen) = self.observe().await else { return };
-            // a device that waits for DHCP is as it was before
-            let moving = |d: &&crate::facts::Device| {
-                d.managed && d.state != 70 && ((40..100).contains(&d.state) || d.state == 110)
-            };
-            if !seen.facts.devices.iter().any(|d| moving(&d)) {
+            if !seen.facts.devices.iter().any(moving) {
                 return;
             }
             self.changed(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// On its way up or down. A device that waits for DHCP is as it was before.
+fn moving(d: &Device) -> bool {
+    d.managed && d.state != 70 && ((40..100).contains(&d.state) || d.state == 110)
 }
 
 impl Host for LiveHost {
@@ -325,6 +329,7 @@ impl Host for LiveHost {
         let mut facts = facts?;
         filled?;
         facts.devices = said.devices;
+        facts.taps = said.taps;
         facts.vpns = said.vpns;
         facts.profiles = said.profiles;
         facts.dns = said.dns;
@@ -335,7 +340,7 @@ impl Host for LiveHost {
         facts.ovs = ovs;
         {
             let mut known = self.known();
-            let of = |d: &crate::facts::Device| Id::in_space(d.interface.clone(), d.space());
+            let of = |d: &Device| Id::in_space(d.interface.clone(), d.space());
             known.devices = facts.devices.iter().map(|d| (of(d), d.path.clone())).collect();
             let vpn = |a: &crate::facts::Active| Some((facts.profile(&a.uuid)?.id()?, a.path.clone()));
             known.active = facts
@@ -384,10 +389,10 @@ impl Host for LiveHost {
     async fn execute(&self, wave: &[Step]) -> Result<(), HostError> {
         let begun = self.followers(wave).await;
         let due = |step: &&Step| !matches!(step, Step::Activate { uuid, .. } if begun.contains(uuid));
-        join_all(wave.iter().filter(due).map(|step| self.carry_out(step)))
-            .await
-            .into_iter()
-            .collect()
+        let done = join_all(wave.iter().filter(due).map(|step| self.carry_out(step))).await;
+        done.into_iter().collect::<Result<(), HostError>>()?;
+        self.wake(wave).await;
+        Ok(())
     }
 
     async fn hold(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
@@ -428,6 +433,7 @@ impl Host for LiveHost {
             undone = undone.and(self.bring_about(effect).await);
         }
         undone?;
+        self.restore_ovs(&before.facts).await;
         // where any step was needed, it was for those that NetworkManager could not restore
         if self.mend(&before, !in_force).await? == 0 {
             restored?;

@@ -205,7 +205,7 @@ impl NetworkManager {
             }
         }
         facts.devices.sort_by(|a, b| a.interface.cmp(&b.interface));
-        hide_taps(&mut facts.devices);
+        facts.taps = set_taps_apart(&mut facts.devices);
         Ok(())
     }
 
@@ -426,13 +426,17 @@ fn vpn_fault(e: &zbus::Error) -> Option<String> {
 
 /// Without its kernel module Open vSwitch makes an internal interface of a tap: NetworkManager then has a device of type
 /// OVS_INTERFACE (24) and one of type TUN (16) with that name, and the second says nothing.
-fn hide_taps(devices: &mut Vec<Device>) {
+fn set_taps_apart(devices: &mut Vec<Device>) -> Vec<Device> {
     let ovs: HashSet<String> = devices
         .iter()
         .filter(|d| d.device_type == 24)
         .map(|d| d.interface.clone())
         .collect();
-    devices.retain(|d| d.device_type != 16 || !ovs.contains(&d.interface));
+    let (taps, rest) = std::mem::take(devices)
+        .into_iter()
+        .partition(|d| d.device_type == 16 && ovs.contains(&d.interface));
+    *devices = rest;
+    taps
 }
 
 /// A link that has just come up by itself, such as a veth's other end, is nobody's until udev has looked at it.

@@ -73,9 +73,14 @@ impl Database {
         Database { socket: socket.into() }
     }
 
+    /// Somebody may be listening.
+    pub fn is_there(&self) -> bool {
+        self.socket.exists()
+    }
+
     /// Everything that we show of it; None where nobody answers.
     pub async fn read(&self) -> Option<Ovs> {
-        if !self.socket.exists() {
+        if !self.is_there() {
             return None;
         }
         let select =

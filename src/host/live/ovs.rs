@@ -1,0 +1,145 @@
+//! What NetworkManager gets wrong about Open vSwitch, most of it with the userspace datapath; seen with 1.42.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::LiveHost;
+use crate::facts::{Device, Facts, Ovs, OvsInterface, SavedProfile};
+use crate::host::{Host, Observation, Step};
+use crate::profile::Profile;
+use crate::scalar::{Id, Space};
+
+/// How long an internal interface may wait for its link: it is a matter of milliseconds.
+const HANGS: Duration = Duration::from_secs(1);
+/// NM_SETTINGS_CONNECTION_FLAG_EXTERNAL: a profile that only mirrors what somebody else made.
+const EXTERNAL: u32 = 0x8;
+
+/// Waits for no server.
+fn static_ip(profile: &Profile) -> bool {
+    let method = |section| profile.str(section, "method").unwrap_or("disabled");
+    ["ipv4", "ipv6"]
+        .iter()
+        .all(|section| matches!(method(section), "manual" | "disabled" | "link-local" | "ignore"))
+}
+
+impl LiveHost {
+    /// Brings back what NetworkManager's rollback has lost: it activates ports before their bridge is up again, and gives up on them.
+    pub(super) async fn restore_ovs(&self, before: &Facts) {
+        let Some(was) = before
+            .ovs
+            .as_ref()
+            .filter(|o| o.bridges.values().any(|b| b.ids.nm_uuid().is_some()))
+        else {
+            return;
+        };
+        for _ in 0..3 {
+            let Some(seen) = self.rest_without_taps(was).await else {
+                return;
+            };
+            let lost = |(name, row): (&String, &OvsInterface)| {
+                let uuid = row.ids.nm_uuid()?;
+                let saved = seen.facts.profile(uuid)?;
+                let id = Id::kernel(name);
+                let there = seen.facts.ovs_interface(name).is_some();
+                // waiting for a link that it has missed
+                let waits = seen.facts.device_of(&id).is_some_and(|d| d.state == 70) && static_ip(&saved.profile);
+                (!there || waits).then(|| (id, uuid.to_owned()))
+            };
+            let lost: Vec<(Id, String)> = was.interfaces.iter().filter_map(lost).collect();
+            if lost.is_empty() {
+                return self.forget_mirrors(before, was, &seen).await;
+            }
+            for (id, uuid) in lost {
+                warn!("NetworkManager did not bring {id} back into Open vSwitch; activating it");
+                if let Err(e) = self.activate(&id, &uuid).await {
+                    warn!("{e}");
+                }
+            }
+        }
+    }
+
+    /// Without the kernel module an internal interface is a tap, which NetworkManager shows as an external device of its own. Its rollback
+    /// makes a tap of that, which then is in Open vSwitch's way.
+    async fn rest_without_taps(&self, was: &Ovs) -> Option<Observation> {
+        let begin = Instant::now();
+        loop {
+            let seen = self.observe().await.ok()?;
+            let made = |d: &&Device| {
+                let active = d.active.as_ref().filter(|_| !d.external());
+                let saved = active.and_then(|a| seen.facts.profile(&a.uuid));
+                was.interfaces.get(&d.interface).is_some_and(|r| r.kind == "internal")
+                    && saved.is_some_and(|p| p.flags & EXTERNAL == 0)
+            };
+            for tap in seen.facts.taps.iter().filter(made) {
+                debug!("removing the tap {} that NetworkManager made", tap.interface);
+                if let Err(e) = self.nm.remove_link(&tap.interface, &tap.path).await {
+                    debug!("{e}");
+                }
+            }
+            if !seen.facts.devices.iter().any(super::moving) || begin.elapsed() >= super::REST {
+                return Some(seen);
+            }
+            self.changed(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Profiles that only mirrored a tap, of which the rollback has written files: at the next start they would make taps.
+    async fn forget_mirrors(&self, before: &Facts, was: &Ovs, seen: &Observation) {
+        let devices = seen.facts.taps.iter().chain(&seen.facts.devices);
+        let active: Vec<&str> = devices.filter_map(|d| Some(d.active.as_ref()?.uuid.as_str())).collect();
+        let written = |p: &&SavedProfile| {
+            let mirror = before.profile(p.uuid()).is_some_and(|b| b.flags & EXTERNAL != 0);
+            p.flags & EXTERNAL == 0 && mirror && p.profile.str("connection", "type") == Some("tun")
+        };
+        let mirrors = seen
+            .facts
+            .profiles
+            .iter()
+            .filter(written)
+            .filter(|p| !active.contains(&p.uuid()));
+        let mirrors = mirrors.map(|p| (p.interface().unwrap_or_default(), &p.path));
+        for (name, path) in mirrors.filter(|(name, _)| was.interfaces.contains_key(*name)) {
+            debug!("forgetting the profile that NetworkManager wrote of the tap {name}");
+            if let Err(e) = self.nm.forget(name, path).await {
+                debug!("{e}");
+            }
+        }
+    }
+
+    /// NetworkManager 1.42 may miss the tap of an internal interface that comes up and wait for it for ever: what hangs is begun again.
+    pub(in crate::host) async fn wake(&self, wave: &[Step]) {
+        let started = |s: &Step| match s {
+            Step::Activate { iface, uuid, .. } if iface.space == Space::Kernel => Some((iface.clone(), uuid.clone())),
+            _ => None,
+        };
+        let started: Vec<(Id, String)> = wave.iter().filter_map(started).collect();
+        if started.is_empty() || !self.ovs.is_there() {
+            return;
+        }
+        for _ in 0..3 {
+            let begin = Instant::now();
+            let hanging = loop {
+                let Ok(seen) = self.observe().await else { return };
+                let hangs = |(id, uuid): &&(Id, String)| {
+                    let tap = seen.facts.taps.iter().any(|d| d.interface == id.name);
+                    let saved = seen.facts.profile(uuid).is_some_and(|p| static_ip(&p.profile));
+                    tap && saved && seen.facts.device_of(id).is_some_and(|d| d.state == 70)
+                };
+                let hanging: Vec<(Id, String)> = started.iter().filter(hangs).cloned().collect();
+                if hanging.is_empty() || begin.elapsed() >= HANGS {
+                    break hanging;
+                }
+                self.changed(HANGS / 4).await;
+            };
+            for (id, uuid) in &hanging {
+                debug!("{id} waits for a link that is there; activating it again");
+                let _ = self.activate(id, uuid).await;
+            }
+            if hanging.is_empty() {
+                return;
+            }
+        }
+    }
+}
