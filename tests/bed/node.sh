@@ -233,7 +233,8 @@ XML
 
 # A rule drops packets only if it comes before the one for local addresses, which is first by default.
 silence() {
-  if ip -n "$FAR_NETNS" rule | grep -q '^0:'; then
+  # not into a pipe: grep -q would end before ip has said everything, which is a failure with pipefail
+  if grep -q '^0:' <<<"$(ip -n "$FAR_NETNS" rule)"; then
     ip -n "$FAR_NETNS" rule add pref 100 lookup local
     ip -n "$FAR_NETNS" rule del pref 0
   fi
