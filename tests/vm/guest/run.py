@@ -285,7 +285,7 @@ def node():
     }
 
 
-def same_as(before, what, seconds=8):
+def same_as(before, what, seconds=30):
     """Fails unless the node becomes what it was. It gets a little time: NetworkManager tidies up after it has answered."""
     deadline = time.monotonic() + seconds
     while (now := node()) != before:
