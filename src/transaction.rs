@@ -24,8 +24,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const LINGER: Duration = Duration::from_secs(2);
 /// A reading that takes no longer than this disturbs nobody.
 const GLANCE: Duration = Duration::from_millis(50);
-/// How long nothing may happen before a new host name counts as there to stay.
-const CALM: Duration = Duration::from_secs(1);
 /// How long the probes may take to pass again after a rollback.
 const AFTER_ROLLBACK: Duration = Duration::from_secs(30);
 
@@ -355,7 +353,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         let quiet = last_change.elapsed();
         let late = begin.elapsed() >= VERIFY_LIMIT;
         let unheard = unheard(plan, &seen.facts);
-        let calm = at_rest(plan, &seen.facts) && (renamed(plan).is_none() || quiet >= CALM);
+        let calm = at_rest(plan, &seen.facts);
         if missing.is_empty() && unheard.is_empty() && (calm || quiet >= LINGER || late) {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
 use crate::facts::Device;
@@ -19,13 +20,12 @@ use crate::transaction::Phase;
 
 mod ovs;
 
-/// How long devices may take to come to rest after a rollback.
+/// How long devices may take to come to rest after a rollback, and NetworkManager to come back where it was restarted.
 const REST: Duration = Duration::from_secs(60);
 /// How long NetworkManager may take to start the ports of a controller that it has started.
 const FOLLOW: Duration = Duration::from_secs(1);
 /// How long a device may take to go down before it is activated anew.
 const DOWN: Duration = Duration::from_secs(15);
-
 /// How long a link may take to appear that NetworkManager was told to make.
 const APPEAR: Duration = Duration::from_secs(5);
 
@@ -299,6 +299,18 @@ impl LiveHost {
         Ok(steps)
     }
 
+    /// The checkpoints in force. NetworkManager may be away for a restart: without it nothing can be undone, so it is waited for.
+    async fn checkpoints(&self) -> Result<Vec<String>, HostError> {
+        let begin = Instant::now();
+        loop {
+            match checkpoint::list(&self.nm).await {
+                Err(e) if begin.elapsed() < REST => debug!("waiting for NetworkManager: {e}"),
+                answer => return answer,
+            }
+            self.changed(Duration::from_secs(1)).await;
+        }
+    }
+
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
     async fn rest(&self) {
         let begin = Instant::now();
@@ -416,8 +428,7 @@ impl Host for LiveHost {
 
     async fn rollback(&self, at: &Checkpoint) -> Result<(), HostError> {
         self.note(Phase::Rollback, Some(&at.path))?;
-        self.undo().checkpoint = None;
-        let in_force = checkpoint::list(&self.nm).await?.contains(&at.path);
+        let in_force = self.checkpoints().await?.contains(&at.path);
         // without it its timer ran out while we waited for a dead bus, or NetworkManager was restarted and has forgotten it
         let restored = match in_force {
             true => checkpoint::rollback(&self.nm, &at.path).await,

@@ -10,6 +10,7 @@
 #       --no-mgmt            no management interface (default: mgmt0, 10.99.N.2/24, default route to
 #                            10.99.N.1, which answers ping and DNS; NetworkManager sees it as an
 #                            external connection)
+#       --no-static-name     /etc/hostname is empty (default: the node's name)
 #       --mgmt-profile       mgmt0 comes from a NetworkManager profile that holds address, gateway and DNS
 #       --dead-gateway       default route and name server point at addresses where nobody is
 #       --no-dns             NetworkManager knows no name server
@@ -92,6 +93,11 @@ settled() {
   [ -z "$mgmt" ] || grep -q '^mgmt0:connected' <<<"$states"
 }
 
+name_is_free() {
+  dbus-send --bus="$DBUS_SYSTEM_BUS_ADDRESS" --print-reply=literal --dest=org.freedesktop.DBus / \
+    org.freedesktop.DBus.NameHasOwner string:org.freedesktop.NetworkManager | grep -q 'boolean false'
+}
+
 write_env() {
   local name
   for name in ID NODE INDEX NETNS FAR_NETNS WIRE_NETNS MNT_PID BUS_PID NM_PID NM_LOG NM_DIR GATEWAY \
@@ -121,7 +127,7 @@ up() {
   [ $# -ge 2 ] || usage
   dir=$(realpath -m "$1") NODE=$2
   shift 2
-  local far='' level=INFO dead='' no_dns='' profile='' list=eth1,eth2
+  local far='' level=INFO dead='' no_dns='' profile='' list=eth1,eth2 static=$NODE
   INDEX=1 ID='' mgmt=1 NM_BIN=NetworkManager OVSDB_PID='' ovs=''
   while [ $# -gt 0 ]; do
     case $1 in
@@ -130,6 +136,7 @@ up() {
       --mgmt) mgmt=1 ;;
       --no-mgmt) mgmt='' ;;
       --mgmt-profile) profile=1 ;;
+      --no-static-name) static='' ;;
       --dead-gateway) dead=1 ;;
       --no-dns) no_dns=1 ;;
       --far) far=$2; shift ;;
@@ -198,7 +205,7 @@ up() {
     fi
   } >"$dir/nm/etc/NetworkManager.conf"
   if [ -n "$mgmt" ] && [ -z "$no_dns" ]; then echo "nameserver $nameserver"; fi >"$dir/resolv.conf"
-  echo "$NODE" >"$dir/hostname"
+  echo "$static" >"$dir/hostname"
   cat >"$dir/bus.conf" <<XML
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -273,6 +280,8 @@ case $verb in
     mgmt=$MGMT links=()
     kill "$NM_PID" 2>/dev/null || true
     wait_for 5 "NetworkManager to end" not_alive "$NM_PID" || kill -KILL "$NM_PID"
+    # the bus may notice later than the kernel; a NetworkManager that finds its name taken ends at once
+    wait_for 5 "the bus to give up NetworkManager's name" name_is_free
     start_nm
     write_env
     wait_for 15 "NetworkManager to settle" settled

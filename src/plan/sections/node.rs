@@ -24,6 +24,19 @@ pub fn hostname(resolved: &NetworkState, seen: &Observation, out: &mut Sections)
     if let Some(name) = running.as_ref().filter(|n| now.running.as_ref() != Some(n)) {
         out.effects.push(Effect::RunningHostname(name.clone()));
     }
+    let kept = config.as_ref().or(now.config.as_ref()).filter(|n| is_specific(n));
+    if let (Some(running), Some(kept)) = (running, kept)
+        && running != kept
+    {
+        out.warnings.push(format!(
+            "hostname.running: NetworkManager puts the static name '{kept}' in its place whenever a device changes; give both the same name to keep it"
+        ));
+    }
+}
+
+/// Whether NetworkManager takes a static name for the node's own (`nm_utils_is_specific_hostname`): no name of the loopback.
+fn is_specific(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with("localhost") && name != "(none)"
 }
 
 /// Keys of the global row of Open vSwitch: its own section's, and the one in which OVN keeps its mappings.
