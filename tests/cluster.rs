@@ -369,3 +369,19 @@ fn an_agent_waits_for_networkmanager_ends_after_its_work_and_publishes_again_wha
         "but not in the middle"
     );
 }
+
+#[test]
+fn a_node_whose_own_address_changes_goes_on_at_once() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let moved = "{desiredState: {interfaces: [{name: mgmt0, type: ethernet, ipv4: {enabled: true, dhcp: false, address: [{ip: 10.99.1.78, prefix-length: 24}]}}]}}";
+    let begin = Instant::now();
+    cluster.kubectl_apply(&policy("moved", moved));
+    becomes(&cluster, "moved", "Available", 30);
+    cluster.kubectl_apply(&policy("next", &bridge("br0")));
+    becomes(&cluster, "next", "Available", 30);
+    // connections from the old address would hang: the first for 10 s, a watch for minutes
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}

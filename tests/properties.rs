@@ -129,6 +129,44 @@ fn vlan(name: &'static str, nth: u8) -> BoxedStrategy<Value> {
     with(common(name, "vlan", nth), "vlan", section).boxed()
 }
 
+fn bond() -> BoxedStrategy<Value> {
+    let mode = word(&["active-backup", "balance-rr", "802.3ad"]);
+    let options = of(number(50..200)).prop_map(|miimon| map(vec![("miimon", miimon)]));
+    let ports = subsequence(CARDS.to_vec(), 0..=2).prop_map(Value::from);
+    let section = (mode, of(options), of(ports))
+        .prop_map(|(mode, options, port)| Some(map(vec![("mode", Some(mode)), ("options", options), ("port", port)])));
+    with(common("bond0", "bond", 9), "link-aggregation", section).boxed()
+}
+
+fn vrf() -> BoxedStrategy<Value> {
+    let ports = subsequence(CARDS.to_vec(), 0..=2).prop_map(Value::from);
+    let section = (number(10..20), of(ports))
+        .prop_map(|(table, port)| Some(map(vec![("route-table-id", Some(table)), ("port", port)])));
+    with(common("red", "vrf", 10), "vrf", section).boxed()
+}
+
+fn mac_vlan() -> BoxedStrategy<Value> {
+    let section = (word(&["eth1", "br0"]), word(&["bridge", "vepa", "private"]))
+        .prop_map(|(base, mode)| Some(map(vec![("base-iface", Some(base)), ("mode", Some(mode))])));
+    with(common("mv0", "mac-vlan", 11), "mac-vlan", section).boxed()
+}
+
+fn vxlan() -> BoxedStrategy<Value> {
+    let section = (
+        number(1..5000),
+        of(word(&["eth1", "eth2"])),
+        word(&["203.0.113.1", "203.0.113.2"]),
+    )
+        .prop_map(|(id, base, remote)| {
+            Some(map(vec![
+                ("id", Some(id)),
+                ("base-iface", base),
+                ("remote", Some(remote)),
+            ]))
+        });
+    with(common("vx0", "vxlan", 12), "vxlan", section).boxed()
+}
+
 fn interfaces() -> impl Strategy<Value = Value> {
     let dummy = common("d0", "dummy", 7).prop_map(Value::Object).boxed();
     let veth = with(
@@ -147,6 +185,10 @@ fn interfaces() -> impl Strategy<Value = Value> {
         of(vlan("v6", 6)).boxed(),
         of(dummy).boxed(),
         of(veth).boxed(),
+        of(bond()).boxed(),
+        of(vrf()).boxed(),
+        of(mac_vlan()).boxed(),
+        of(vxlan()).boxed(),
     ];
     all.prop_map(|list| Value::Array(list.into_iter().flatten().collect()))
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use kube::Resource;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -19,6 +19,9 @@ use crate::host::live::LiveHost;
 use crate::journal::{Journal, Lock, Recovered};
 use crate::probe::{Cluster, Prober};
 
+use apiserver::Apiserver;
+
+mod apiserver;
 pub mod decide;
 pub mod defaults;
 mod patch;
@@ -127,7 +130,7 @@ async fn recover(journal: &Journal, host: &LiveHost) -> Option<Recovered> {
 
 async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered>) -> anyhow::Result<()> {
     let cluster = cluster_config(config.kubeconfig.as_deref()).await?;
-    let client = Client::try_from(cluster.clone())?;
+    let apiserver = Apiserver::new(cluster.clone())?;
     let wake = Arc::new(Notify::new());
     let own = watcher::Config::default()
         .fields(&format!("metadata.name={}", config.node_name))
@@ -136,17 +139,9 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
         .labels(&format!("{LABEL_NODE}={}", label_value(&config.node_name)))
         .any_semantic();
     let stores = worker::Stores {
-        policies: watch::<NodeNetworkConfigurationPolicy>(
-            Api::all(client.clone()),
-            watcher::Config::default().any_semantic(),
-            &wake,
-        ),
-        node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(
-            Api::all(client.clone()),
-            own.clone(),
-            &wake,
-        ),
-        enactments: watch::<NodeNetworkConfigurationEnactment>(Api::all(client.clone()), mine, &wake),
+        policies: watch::<NodeNetworkConfigurationPolicy>(&apiserver, watcher::Config::default().any_semantic(), &wake),
+        node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(&apiserver, own.clone(), &wake),
+        enactments: watch::<NodeNetworkConfigurationEnactment>(&apiserver, mine, &wake),
     };
     let probes = Cluster {
         config: cluster,
@@ -155,11 +150,11 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
     let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), Some(probes));
     let state = Arc::new(Notify::new());
     let published = publish::Published {
-        store: watch::<PartialObjectMeta<NodeNetworkState>>(Api::all(client.clone()), own.clone(), &state),
+        store: watch::<PartialObjectMeta<NodeNetworkState>>(&apiserver, own.clone(), &state),
         wake: state,
     };
-    let publisher = tokio::spawn(publish::run(client.clone(), config.node_name.clone(), published));
-    let worker = worker::Worker::new(config.clone(), client, stores, host, prober, recovered);
+    let publisher = tokio::spawn(publish::run(apiserver.clone(), config.node_name.clone(), published));
+    let worker = worker::Worker::new(config.clone(), apiserver, stores, host, prober, recovered);
     info!(phase = "start", "agent of node {} is up", config.node_name);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let done = worker.run(&wake).await;
@@ -168,13 +163,13 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
 }
 
 /// A store that wakes somebody at each change.
-fn watch<K>(api: Api<K>, config: watcher::Config, wake: &Arc<Notify>) -> Store<K>
+fn watch<K>(apiserver: &Apiserver, config: watcher::Config, wake: &Arc<Notify>) -> Store<K>
 where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
     let wake = wake.clone();
-    watch::store(api, config, move || wake.notify_one())
+    watch::store(apiserver, config, move || wake.notify_one())
 }
 
 /// Ends at SIGTERM or SIGINT, also at one that came since the first call, while nobody waited.

@@ -20,6 +20,8 @@ use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
 use crate::state::iface::State;
 
+use super::apiserver::Apiserver;
+
 /// Quiet after an event before the node is read again.
 const QUIET: Duration = Duration::from_secs(1);
 /// Never later than this after an event.
@@ -46,7 +48,7 @@ impl Published {
 }
 
 /// For ever. Has its own connections, so that it does not eat the worker's events.
-pub async fn run(client: Client, node: String, published: Published) {
+pub async fn run(apiserver: Apiserver, node: String, published: Published) {
     let mut last: Option<u64> = None;
     let mut stands = published.now();
     let mut host = None;
@@ -75,7 +77,7 @@ pub async fn run(client: Client, node: String, published: Published) {
                 let (content, version) = shown(seen);
                 let digest = digest(&content);
                 if last != Some(digest) {
-                    match write(&client, &node, &content, &version).await {
+                    match write(&apiserver.now(), &node, &content, &version).await {
                         Ok(()) => {
                             last = Some(digest);
                             tell(String::new());

@@ -13,6 +13,8 @@ use tracing::{info, warn};
 
 use crate::error::chain;
 
+use super::apiserver::Apiserver;
+
 /// First pause.
 const FIRST: Duration = Duration::from_millis(800);
 /// Longest pause: an apiserver that comes back is noticed within this.
@@ -85,23 +87,56 @@ where
     })
 }
 
-/// Keeps a store up to date and calls at each change.
-pub fn store<K>(api: Api<K>, config: watcher::Config, changed: impl Fn() + Send + 'static) -> reflector::Store<K>
+/// Keeps a store up to date and calls at each change. Begins anew when the connections do.
+pub fn store<K>(
+    apiserver: &Apiserver,
+    config: watcher::Config,
+    changed: impl Fn() + Send + 'static,
+) -> reflector::Store<K>
 where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Default + Eq + std::hash::Hash + Clone + Send + Sync,
 {
-    let (store, writer) = reflector::store();
+    let (store, mut writer) = reflector::store();
+    let mut clients = apiserver.changes();
     tokio::spawn(async move {
-        let strip = |object: &mut K| object.meta_mut().managed_fields = None;
-        let all = events(api, config).map(Ok::<_, watcher::Error>);
-        let all = all.modify(strip).reflect(writer);
-        futures::pin_mut!(all);
-        while all.next().await.is_some() {
-            changed();
+        loop {
+            let client = clients.borrow_and_update().clone();
+            let all = events::<K>(Api::all(client), config.clone());
+            futures::pin_mut!(all);
+            loop {
+                tokio::select! {
+                    event = all.next() => match event {
+                        Some(event) => {
+                            writer.apply_watcher_event(&slim(event));
+                            changed();
+                        }
+                        None => break,
+                    },
+                    moved = clients.changed() => match moved {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                }
+            }
         }
     });
     store
+}
+
+/// Who owns which field takes more room than the rest and is of no use here.
+fn slim<K: Resource>(event: Event<K>) -> Event<K> {
+    let slim = |mut object: K| {
+        object.meta_mut().managed_fields = None;
+        object
+    };
+    match event {
+        Event::Apply(object) => Event::Apply(slim(object)),
+        Event::Delete(object) => Event::Delete(slim(object)),
+        Event::InitApply(object) => Event::InitApply(slim(object)),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    }
 }
 
 #[cfg(test)]

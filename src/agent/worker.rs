@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -33,6 +33,7 @@ use crate::probe::Prober;
 use crate::state::NetworkState;
 use crate::transaction::{self, Options, Outcome, Phase, Report};
 
+use super::apiserver::Apiserver;
 use super::{Config, decide, defaults, patch, stop_signal};
 
 /// No call but a watch may take longer.
@@ -65,7 +66,7 @@ enum Next {
 /// The worker.
 pub struct Worker {
     config: Config,
-    client: Client,
+    apiserver: Apiserver,
     stores: Stores,
     host: LiveHost,
     prober: Prober,
@@ -86,7 +87,7 @@ impl Worker {
     /// All that it needs.
     pub fn new(
         config: Config,
-        client: Client,
+        apiserver: Apiserver,
         stores: Stores,
         host: LiveHost,
         prober: Prober,
@@ -94,7 +95,7 @@ impl Worker {
     ) -> Self {
         Worker {
             config,
-            client,
+            apiserver,
             stores,
             host,
             prober,
@@ -318,12 +319,24 @@ impl Worker {
             done = transaction::run(&self.host, &prober, &state, &options) => done,
             never = self.renew(policy, &status) => match never {},
         };
+        if !plan.goes.is_empty() {
+            self.follow_addresses(&seen).await;
+        }
         self.report(policy, status, start, &done).await
+    }
+
+    /// Connects anew where an address of the node is gone.
+    async fn follow_addresses(&self, before: &Observation) {
+        let Ok(now) = self.host.observe().await else { return };
+        let there = |ip| now.facts.addresses.iter().any(|a| a.ip == ip);
+        if before.facts.addresses.iter().any(|a| !there(a.ip)) {
+            self.apiserver.connect_anew();
+        }
     }
 
     /// Puts off the end of the slot as long as it is polled. A node that has lost its way to the apiserver loses the slot, too.
     async fn renew(&self, policy: &Policy, status: &Status) -> std::convert::Infallible {
-        let api: Api<Enactment> = Api::all(self.client.clone());
+        let api: Api<Enactment> = Api::all(self.apiserver.now());
         let name = nnce::name(&self.config.node_name, &policy.name_any());
         loop {
             sleep(RENEW).await;
@@ -488,7 +501,7 @@ impl Worker {
         }
         let body = json!({ "status": ours });
         let object = nnce::name(&self.config.node_name, &name);
-        let api: Api<Enactment> = Api::all(self.client.clone());
+        let api: Api<Enactment> = Api::all(self.apiserver.now());
         let mut pause = Duration::from_millis(100);
         let (mut failed, mut told) = (String::new(), String::new());
         loop {
@@ -559,7 +572,7 @@ impl Worker {
             },
             ..Enactment::default()
         };
-        let api: Api<Enactment> = Api::all(self.client.clone());
+        let api: Api<Enactment> = Api::all(self.apiserver.now());
         self.written.remove(&name);
         match timeout(CALL, api.create(&PostParams::default(), &object)).await {
             Ok(Ok(_)) => Ok(()),
@@ -581,7 +594,7 @@ impl Worker {
     }
 
     async fn delete(&mut self, policy: &str) -> Result<(), kube::Error> {
-        let api: Api<Enactment> = Api::all(self.client.clone());
+        let api: Api<Enactment> = Api::all(self.apiserver.now());
         self.written.remove(policy);
         let name = nnce::name(&self.config.node_name, policy);
         match timeout(CALL, api.delete(&name, &DeleteParams::default())).await {

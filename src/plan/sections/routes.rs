@@ -328,7 +328,13 @@ fn reachable(view: &View<'_>, wish: &Route, index: usize) -> Result<(), Invalid>
         return view.loopback_keeps().map_err(|e| e.under(&at));
     }
     let fault = |why: String| Invalid::new(format!("{at}.next-hop-interface"), why);
-    view.family(&Id::kernel(name), wish.is_ipv6()).map_err(fault)
+    let id = Id::kernel(name);
+    if view.is_down(&id) {
+        return Err(fault(format!(
+            "interface '{name}' is down; name it with state: up to change that"
+        )));
+    }
+    view.family(&id, wish.is_ipv6()).map_err(fault)
 }
 
 /// The kernel takes one route that swallows packets for each destination, table and metric.

@@ -1,0 +1,45 @@
+//! The way to the apiserver. A connection whose local address went away with a change hangs for minutes, as nothing tells it: after such a
+//! change everybody connects anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::watch;
+
+/// A watch that hears nothing for this long begins anew; the apiserver sends a bookmark about once a minute.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// The client to be used now.
+#[derive(Clone)]
+pub struct Apiserver {
+    config: kube::Config,
+    client: Arc<watch::Sender<Client>>,
+}
+
+impl Apiserver {
+    /// Does not connect yet.
+    pub fn new(config: kube::Config) -> kube::Result<Self> {
+        let mut config = config;
+        config.read_timeout = Some(SILENCE);
+        let client = Arc::new(watch::Sender::new(Client::try_from(config.clone())?));
+        Ok(Apiserver { config, client })
+    }
+
+    /// The client; not to be kept across a change of the node's addresses.
+    pub fn now(&self) -> Client {
+        self.client.borrow().clone()
+    }
+
+    /// Lets go of all connections.
+    pub fn connect_anew(&self) {
+        if let Ok(client) = Client::try_from(self.config.clone()) {
+            self.client.send_replace(client);
+        }
+    }
+
+    /// Told of each `connect_anew`.
+    pub fn changes(&self) -> watch::Receiver<Client> {
+        self.client.subscribe()
+    }
+}
