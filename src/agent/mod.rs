@@ -16,6 +16,7 @@ use crate::api::{
     LABEL_NODE, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, NodeNetworkState, label_value,
 };
 use crate::host::live::LiveHost;
+use crate::host::{Host, HostError};
 use crate::journal::{Journal, Lock, Recovered};
 use crate::probe::{Cluster, Prober};
 
@@ -108,7 +109,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let host = host.with_journal(journal);
     match &config.policy_dir {
         Some(dir) => standalone::run(&config, dir, host, recovered).await,
-        None => in_cluster(&config, host, recovered).await,
+        None => in_cluster(&config, host, LiveHost::connect, recovered).await,
     }
 }
 
@@ -128,7 +129,17 @@ async fn recover(journal: &Journal, host: &LiveHost) -> Option<Recovered> {
     }
 }
 
-async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered>) -> anyhow::Result<()> {
+/// Does what an apiserver says: `host` for the worker, what `eyes` gives for the state that is published.
+pub async fn in_cluster<H, C>(
+    config: &Config,
+    host: H,
+    eyes: impl Fn() -> C + Send + Sync + 'static,
+    recovered: Option<Recovered>,
+) -> anyhow::Result<()>
+where
+    H: Host + 'static,
+    C: Future<Output = Result<H, HostError>> + Send + 'static,
+{
     let cluster = cluster_config(config.kubeconfig.as_deref()).await?;
     let apiserver = Apiserver::new(cluster.clone())?;
     let wake = Arc::new(Notify::new());
@@ -153,7 +164,12 @@ async fn in_cluster(config: &Config, host: LiveHost, recovered: Option<Recovered
         store: watch::<PartialObjectMeta<NodeNetworkState>>(&apiserver, own.clone(), &state),
         wake: state,
     };
-    let publisher = tokio::spawn(publish::run(apiserver.clone(), config.node_name.clone(), published));
+    let publisher = tokio::spawn(publish::run(
+        apiserver.clone(),
+        config.node_name.clone(),
+        published,
+        eyes,
+    ));
     let worker = worker::Worker::new(config.clone(), apiserver, stores, host, prober, recovered);
     info!(phase = "start", "agent of node {} is up", config.node_name);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -1,5 +1,6 @@
 //! NodeNetworkState: written when what it shows has changed, driven by events.
 
+use std::future::Future;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,7 @@ use tracing::warn;
 
 use crate::api::{LABEL_REFRESH, NodeNetworkState};
 use crate::error::chain;
-use crate::host::live::LiveHost;
-use crate::host::{Host, Observation};
+use crate::host::{Host, HostError, Observation};
 use crate::state::iface::State;
 
 use super::apiserver::Apiserver;
@@ -47,8 +47,12 @@ impl Published {
     }
 }
 
-/// For ever. Has its own connections, so that it does not eat the worker's events.
-pub async fn run(apiserver: Apiserver, node: String, published: Published) {
+/// For ever. `connect` gives it a host of its own, so that it does not eat the worker's events.
+pub async fn run<H, C>(apiserver: Apiserver, node: String, published: Published, connect: impl Fn() -> C + Send)
+where
+    H: Host,
+    C: Future<Output = Result<H, HostError>> + Send,
+{
     let mut last: Option<u64> = None;
     let mut stands = published.now();
     let mut host = None;
@@ -63,7 +67,7 @@ pub async fn run(apiserver: Apiserver, node: String, published: Published) {
     loop {
         let host = match &host {
             Some(host) => host,
-            None => match LiveHost::connect().await {
+            None => match connect().await {
                 Ok(fresh) => &*host.insert(fresh),
                 Err(e) => {
                     tell(chain(&e));

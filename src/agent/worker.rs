@@ -25,7 +25,6 @@ use crate::api::{
 };
 use crate::capture::{self, Captured};
 use crate::error::{Invalid, chain};
-use crate::host::live::LiveHost;
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
 use crate::plan;
@@ -64,11 +63,11 @@ enum Next {
 }
 
 /// The worker.
-pub struct Worker {
+pub struct Worker<H> {
     config: Config,
     apiserver: Apiserver,
     stores: Stores,
-    host: LiveHost,
+    host: H,
     prober: Prober,
     recovered: Option<Recovered>,
     /// Policies that were found in place, by name, with their generation.
@@ -83,13 +82,13 @@ pub struct Worker {
     uids: HashMap<String, Option<String>>,
 }
 
-impl Worker {
+impl<H: Host> Worker<H> {
     /// All that it needs.
     pub fn new(
         config: Config,
         apiserver: Apiserver,
         stores: Stores,
-        host: LiveHost,
+        host: H,
         prober: Prober,
         recovered: Option<Recovered>,
     ) -> Self {

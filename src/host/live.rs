@@ -87,13 +87,6 @@ impl LiveHost {
         self
     }
 
-    /// Names the policy of the transactions to come, for the journal.
-    pub fn set_policy(&self, name: &str) {
-        if let Some(journal) = &self.journal {
-            journal.set_policy(name);
-        }
-    }
-
     /// Rolls back what is under way; for a person who presses Ctrl-C.
     pub async fn abandon(&self) -> Result<(), HostError> {
         let checkpoint = self.undo().checkpoint.clone();
@@ -477,5 +470,11 @@ impl Host for LiveHost {
             }
         };
         tokio::time::timeout(limit, event).await.is_ok()
+    }
+
+    fn set_policy(&self, name: &str) {
+        if let Some(journal) = &self.journal {
+            journal.set_policy(name);
+        }
     }
 }

@@ -314,4 +314,6 @@ pub trait Host: Send + Sync {
     fn rollback(&self, checkpoint: &Checkpoint) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Returns at the next D-Bus or netlink event since the last `observe` began, or after `limit`. True if there was one.
     fn changed(&self, limit: Duration) -> impl Future<Output = bool> + Send;
+    /// Names the policy of the transactions to come, for a journal.
+    fn set_policy(&self, _name: &str) {}
 }
