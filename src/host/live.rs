@@ -285,7 +285,7 @@ impl LiveHost {
             return Ok(0);
         }
         let mut steps = 0;
-        for wave in restore::waves(before, &self.observe().await?.facts, lost) {
+        for wave in restore::waves(before, &self.observe().await?, lost) {
             self.execute(&wave).await?;
             steps += wave.len();
         }

@@ -16,9 +16,9 @@ fn kept(saved: &&SavedProfile) -> bool {
 }
 
 /// Waves: what was changed or deleted is stored as it was, and what was active is activated. Where the checkpoint is `lost`, what is new goes first;
-/// otherwise NetworkManager has seen to that, and what it activated stays.
-pub fn waves(seen: &Observation, now: &Facts, lost: bool) -> Vec<Vec<Step>> {
-    let before = &seen.facts;
+/// otherwise NetworkManager has seen to that, and what it activated stays, but for links that it has put the old profile on without making them anew.
+pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step>> {
+    let (before, now) = (&seen.facts, &then.facts);
     let old = |uuid: &str| before.profiles.iter().filter(kept).find(|p| p.uuid() == uuid);
     let new = now.profiles.iter().filter(kept).filter(|p| old(p.uuid()).is_none());
     let forget = new.filter(|_| lost);
@@ -53,14 +53,20 @@ pub fn waves(seen: &Observation, now: &Facts, lost: bool) -> Vec<Vec<Step>> {
     // NM_ACTIVE_CONNECTION_STATE_ACTIVATED
     let vpns = before.vpns.iter().filter(|a| a.state == 2);
     were.extend(vpns.filter_map(|a| Some((before.profile(&a.uuid)?.id()?, a.uuid.as_str()))));
+    let mut deactivate = vec![];
     let mut activate: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
     for (iface, uuid) in were {
+        let kinds = seen.interface(&iface).zip(then.interface(&iface));
+        let another = kinds.is_some_and(|(old, new)| old.kind.must_recreate(&new.kind)) && now.active(&iface).is_some();
+        if another && old(uuid).is_some() {
+            deactivate.push(Step::Deactivate { iface: iface.clone() });
+        }
         let same = now.active(&iface).is_some_and(|a| a.uuid == uuid);
         let gone = match lost {
             true => !same || changed.iter().any(|p| p.uuid() == uuid),
             false => now.active(&iface).is_none(),
         };
-        if old(uuid).is_some() && gone {
+        if old(uuid).is_some() && (gone || another) {
             // a VPN runs over what is there
             let depth = match iface.space {
                 Space::Vpn => usize::MAX,
@@ -74,7 +80,7 @@ pub fn waves(seen: &Observation, now: &Facts, lost: bool) -> Vec<Vec<Step>> {
             });
         }
     }
-    let mut waves: Vec<Vec<Step>> = vec![forget.collect(), save.collect()];
+    let mut waves: Vec<Vec<Step>> = vec![forget.collect(), save.collect(), deactivate];
     waves.extend(activate.into_values());
     waves.retain(|wave| !wave.is_empty());
     waves
@@ -95,8 +101,10 @@ pub fn lost(before: &Facts, now: &Facts) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::{InfoData, InfoVlan};
+
     use super::*;
-    use crate::facts::{Active, Device};
+    use crate::facts::{Active, Device, Link};
     use crate::profile::Profile;
 
     fn saved(uuid: &str, iface: &str, mtu: u32, flags: u32) -> SavedProfile {
@@ -133,7 +141,7 @@ mod tests {
     }
 
     fn shown(before: &Facts, now: &Facts) -> Vec<String> {
-        waves(&Observation::new(before.clone()), now, true)
+        waves(&Observation::new(before.clone()), &Observation::new(now.clone()), true)
             .concat()
             .iter()
             .map(ToString::to_string)
@@ -168,10 +176,29 @@ mod tests {
         ];
         assert_eq!(shown(&before, &now), want);
         assert_eq!(shown(&before, &before), [""; 0]);
-        let kept = waves(&Observation::new(before.clone()), &now, false).concat();
+        let kept = waves(&Observation::new(before.clone()), &Observation::new(now.clone()), false).concat();
         let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
         assert_eq!(kept, ["save eth1", "save eth2"]);
         assert!(lost(&before, &now).is_empty());
         assert_eq!(lost(&before, &node(vec![], &[("eth1", "a")])), ["eth2", "eth3"]);
+    }
+    #[test]
+    fn a_link_that_the_change_made_anew_is_made_anew_again() {
+        let vlan = |id: u16| {
+            let mut facts = node(vec![saved("v", "eth1.5", 1500, 0)], &[("eth1.5", "v")]);
+            facts.links = vec![Link {
+                name: "eth1.5".into(),
+                kind: Some("vlan".into()),
+                data: Some(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+                ..Link::default()
+            }];
+            Observation::new(facts)
+        };
+        let steps = |now: &Observation| -> Vec<String> {
+            let waves = waves(&vlan(5), now, false);
+            waves.concat().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(steps(&vlan(6)), ["deactivate eth1.5", "activate eth1.5"]);
+        assert_eq!(steps(&vlan(5)), [""; 0]);
     }
 }

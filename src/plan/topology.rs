@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use uuid::Uuid;
+
 use crate::error::Invalid;
 use crate::facts::SavedProfile;
 use crate::host::Observation;
@@ -544,7 +546,15 @@ fn strip_ip(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> R
     Ok(())
 }
 
-/// One MAC address for all: as written for the interface above or for one of the links, else that of the first link.
+/// Only for a link that is not there.
+fn made_up(id: &Id) -> String {
+    let hash = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("mac://{}", id.name).as_bytes());
+    let bytes: Vec<String> = hash.as_bytes()[..5].iter().map(|b| format!("{b:02X}")).collect();
+    format!("02:{}", bytes.join(":"))
+}
+
+/// One MAC address for all: as written for the interface above or for one of the links, else that of the first link. One that is yet to be made
+/// gets the same each time: locally administered (IEEE 802, second bit of the first byte), from its name.
 fn share_mac(graph: &mut Graph, above: &Interface, links: &[Id], seen: &Observation) -> Result<(), Invalid> {
     let written: Vec<(&str, String)> = std::iter::once(above)
         .chain(
@@ -569,7 +579,8 @@ fn share_mac(graph: &mut Graph, above: &Interface, links: &[Id], seen: &Observat
     let mac = written
         .first()
         .map(|(_, mac)| mac.clone())
-        .or_else(|| now(links.first()?));
+        .or_else(|| now(links.first()?))
+        .or_else(|| Some(made_up(links.first()?)));
     for id in links {
         if let Some(touched) = graph.get_mut(id) {
             touched.wish.base.mac_address = mac.clone();

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The disk, kernel and initramfs of a Debian 13 machine: systemd, udev, journald, NetworkManager, Open vSwitch.
 #
-#   image.sh           builds it unless it is there (root; about three minutes), prints the folder it is in
+#   image.sh           builds it unless it is there (root; about ten minutes), prints the folder it is in
 #   image.sh --path    only prints the folder
 #
-# The folder is ~/.cache/netwright/vm/<hash of this file>: a changed recipe is another image, an old one is removed by hand.
+# The folder is ~/.cache/netwright/vm/<hash of this file and of the one that builds NetworkManager>: a changed recipe is another
+# image, an old one is removed by hand.
 # The machine holds nothing of this repository. It mounts its second disk on /payload and runs /payload/start there; what that
 # prints goes to the second serial port, with `end CODE` as the last line, and then the machine switches itself off.
 set -euo pipefail
@@ -14,7 +15,7 @@ set -euo pipefail
 suite=trixie
 packages=(
   systemd systemd-sysv udev dbus network-manager openvswitch-switch iproute2 iputils-ping dnsmasq-base kmod ethtool procps
-  wireguard-tools tcpdump nftables python3-yaml python3-pytest
+  wpasupplicant wireguard-tools tcpdump nftables python3-yaml python3-pytest
 )
 # Of the kernel's modules only what a network node in a virtual machine can have.
 modules=(
@@ -38,6 +39,21 @@ system() {
   # shellcheck disable=SC2016
   chroot "$root" sh -c 'cd /tmp && apt-get -qq download "$(apt-cache depends linux-image-amd64 |
     sed -n "s/^ *Depends: \(linux-image-[0-9].*\)/\1/p")"'
+}
+
+# Debian builds its NetworkManager without the plug-in for Open vSwitch: the same version with it takes its place.
+network_manager() {
+  local root=$1 build=$1.build
+  cp -a "$root" "$build"
+  cp -r "$bed" "$build/bed"
+  mount -t proc proc "$build/proc"
+  chroot "$build" env HOME=/root XDG_CACHE_HOME=/opt /bed/nm-ovs.sh >/dev/null || { umount "$build/proc"; die "no NetworkManager with Open vSwitch"; }
+  umount "$build/proc"
+  cp -a "$build/opt/netwright" "$root/opt"
+  mkdir "$root/etc/systemd/system/NetworkManager.service.d"
+  printf '[Service]\nExecStart=\nExecStart=%s --no-daemon\n' "$(cd "$root" && echo opt/netwright/NetworkManager-*/sbin/NetworkManager | sed 's|^|/|')" \
+    >"$root/etc/systemd/system/NetworkManager.service.d/with-ovs.conf"
+  rm -rf "$build"
 }
 
 kernel() {
@@ -167,12 +183,13 @@ build() {
   local out=$1 root began=$SECONDS
   need_root
   "$bed/install.sh" --vm
-  trap 'rm -rf "$out.new"' EXIT
+  trap 'umount "$out.new/root.build/proc" 2>/dev/null || true; rm -rf "$out.new"' EXIT
   trap 'exit 130' INT TERM
   rm -rf "$out.new"
   root=$out.new/root
   mkdir -p "$root"
   system "$root"
+  network_manager "$root"
   kernel "$root" "$out.new"
   initramfs "$root" "$out.new"
   settle "$root"
@@ -183,7 +200,7 @@ build() {
 }
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/netwright/vm
-out=$cache/$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-12)
+out=$cache/$(cat "${BASH_SOURCE[0]}" "$bed/nm-ovs.sh" | sha256sum | cut -c1-12)
 case ${1:-} in
   '') ;;
   --path) echo "$out"; exit ;;

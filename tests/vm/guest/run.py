@@ -263,12 +263,19 @@ def shown():
     """What `netwright show` prints, without what changes by itself."""
     state = show()
     for interface in state["interfaces"]:
+        if interface["name"] == "lo":
+            # whether NetworkManager has only found it or holds it by its own profile
+            for key in ["identifier", "lldp", "wait-ip"]:
+                interface.pop(key, None)
+            for family in ["ipv4", "ipv6"]:
+                for key in ["addr-gen-mode", "prefix-route-metric"]:
+                    interface[family].pop(key, None)
         options = interface.get("bridge", {}).get("options", {})
         for key in ["gc-timer", "hello-timer"]:
             options.pop(key, None)
         for family in ["ipv4", "ipv6"]:
             for address in interface.get(family, {}).get("address", []):
-                for key in [k for k in address if k.startswith(("valid", "preferred"))]:
+                for key in [k for k in address if k.startswith(("valid", "preferred", "protocol"))]:
                     address.pop(key)
     return state
 
@@ -277,7 +284,8 @@ def node():
     return {
         "links": links(),
         "routes": routes(),
-        "rules": sorted(json.dumps(r, sort_keys=True) for f in ["-4", "-6"] for r in ip(f, "rule")),
+        # the kernel's own rule for VRFs comes with the first and stays
+        "rules": sorted(json.dumps(r, sort_keys=True) for f in ["-4", "-6"] for r in ip(f, "rule") if "l3mdev" not in r),
         "profiles": profiles(),
         "resolv.conf": [line for line in Path("/etc/resolv.conf").read_text().splitlines() if line[:1] != "#"],
         "ovs": ovs(),
