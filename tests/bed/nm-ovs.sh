@@ -80,7 +80,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 # Only the daemon and its plug-in, with what the beds use of it; its files are where the package has them.
 off=(polkit selinux systemd_journal wext wifi ppp modem_manager concheck nmcli nmtui introspection firewalld_zone more_logging
-  libpsl qt session_tracking_consolekit)
+  libpsl qt session_tracking_consolekit nm_cloud_setup)
 known=$(cat "$work"/src/meson_options.txt "$work"/src/meson.options 2>/dev/null || true)
 options=()
 for name in "${off[@]}"; do grep -q "option('$name'" <<<"$known" && options+=("-D$name=false"); done
@@ -91,8 +91,8 @@ for pair in session_tracking=no libaudit=no crypto=null tests=no readline=none e
 done
 plugin=src/core/devices/ovs/libnm-device-plugin-ovs.so
 {
-  CFLAGS=-O1 meson setup "$work/build" "$work/src" --buildtype=plain --prefix="$cache" --sysconfdir=/etc --localstatedir=/var --libdir=lib "${options[@]}"
-  nice ninja -C "$work/build" src/core/NetworkManager src/nm-daemon-helper/nm-daemon-helper "$plugin"
+  CFLAGS=-O1 meson setup "$work/build" "$work/src" --buildtype=plain --prefix="$cache" --sysconfdir=/etc --localstatedir=/var --libdir=lib "${options[@]}" &&
+    nice ninja -C "$work/build" src/core/NetworkManager src/nm-daemon-helper/nm-daemon-helper "$plugin"
 } >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; die "the build of NetworkManager failed"; }
 install -D -m 644 "$work/build/$plugin" "$cache/lib/NetworkManager/$version/${plugin##*/}"
 install -D -m 755 "$work/build/src/nm-daemon-helper/nm-daemon-helper" "$cache/libexec/nm-daemon-helper"
