@@ -438,6 +438,8 @@ impl Host for LiveHost {
         }
         undone?;
         self.restore_ovs(&before.facts).await;
+        // what is still on its way shows neither what it was nor what it will be
+        self.rest().await;
         // where any step was needed, it was for those that NetworkManager could not restore
         if self.mend(&before, !in_force).await? == 0 {
             restored?;

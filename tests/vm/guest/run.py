@@ -255,8 +255,13 @@ def profiles():
 
 
 def ovs():
-    said = sh("ovs-vsctl show")
-    return [line for line in said.splitlines() if not re.fullmatch(r"[0-9a-f-]{36}", line)]
+    """What `ovs-vsctl show` says, with what each line stands under; it has no order of its own."""
+    above, found = [], []
+    for line in sh("ovs-vsctl show").splitlines()[1:]:
+        depth = (len(line) - len(line.lstrip())) // 4
+        above = above[: depth - 1] + [line.strip()]
+        found.append(" / ".join(above))
+    return sorted(found)
 
 
 def shown():
