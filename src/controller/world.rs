@@ -321,6 +321,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
     let policy_uid = object.annotations().get(ANNOTATION_POLICY_UID).cloned();
     let (uid, resource_version, revision) = (object.uid(), object.resource_version(), revision(&object));
     let status = object.status.unwrap_or_default();
+    let reverts = status.reverts();
     Some(Enactment {
         asks: asks.filter(|_| status.conditions.is_empty()),
         slot: status.slot.and_then(|slot| {
@@ -330,7 +331,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
             })
         }),
         generation: status.policy_generation,
-        reverts: status.revert_state.is_some(),
+        reverts,
         conditions: status.conditions,
         name,
         policy,
