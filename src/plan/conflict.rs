@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::scalar::Id;
 use crate::state::NetworkState;
-use crate::state::iface::Interface;
+use crate::state::iface::{Interface, State};
 use crate::state::route::Route;
 use crate::state::rule::Rule;
 
@@ -57,8 +57,14 @@ impl Asked {
         if !matches!(wish.kind.type_name(), "" | "unknown") {
             self.put(&id, "type", wish.kind.type_name().into());
         }
-        for port in wish.kind.ports().unwrap_or_default() {
+        let ports = wish.kind.ports().unwrap_or_default();
+        for port in &ports {
             self.put(&Id::kernel(port), "controller", wish.name().into());
+        }
+        // what it stands on, or is made of, has to be up
+        for below in ports.into_iter().chain(wish.kind.parents()) {
+            let at = (Some(Id::kernel(below)), "state".to_owned());
+            self.values.entry(at).or_insert_with(|| json!(State::Up));
         }
         let (mut tree, written) = (comparable(wish), wish.tree());
         for family in ["ipv4", "ipv6"] {
@@ -295,6 +301,11 @@ mod tests {
             clash(&br(""), "interfaces: [{name: br0, type: dummy}]"),
             at("interfaces[br0].type")
         );
+        let down = "interfaces: [{name: eth1, type: ethernet, state: down}]";
+        let port = "interfaces: [{name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}]";
+        let vlan = "interfaces: [{name: eth1.5, type: vlan, vlan: {base-iface: eth1, id: 5}}]";
+        assert_eq!(clash(down, port), at("interfaces[eth1].state"));
+        assert_eq!(clash(down, vlan), at("interfaces[eth1].state"));
         // a bridge of Open vSwitch and its internal interface may have one name
         assert_eq!(
             clash(
@@ -425,7 +436,7 @@ mod tests {
 
     #[test]
     fn an_undo_leaves_alone_what_others_ask_for() {
-        let undo = "{interfaces: [{name: br0, type: linux-bridge, state: absent}, {name: eth1, type: ethernet, controller: ''}, \
+        let undo = "{interfaces: [{name: br0, type: linux-bridge, state: absent}, {name: eth1, type: ethernet, state: down}, \
             {name: eth2, type: ethernet, mtu: 1500}], routes: {config: [{state: absent, destination: 192.0.2.0/24, next-hop-interface: eth2}]}, \
             hostname: {config: old}}";
         let other = "{interfaces: [{name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}], hostname: {config: new}, \
