@@ -38,13 +38,15 @@ pub enum Reason {
     ConflictsWithPolicy,
 }
 
+/// Recorders by policy, reason and text: one counts up what it was told before, but shows the first text for all of one reason.
+type Recorders = HashMap<(String, Reason, String), Recorder>;
+
 /// Tells events.
 #[derive(Clone)]
 pub struct Events {
     apiserver: Apiserver,
     node: String,
-    // a recorder counts up what it was told before, but shows the first text for all of one reason
-    recorders: Arc<Mutex<HashMap<(String, Reason, String), Recorder>>>,
+    recorders: Arc<Mutex<Recorders>>,
 }
 
 impl Events {
@@ -62,7 +64,7 @@ impl Events {
         self.known().clear();
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Reason, String), Recorder>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Recorders> {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -37,11 +37,16 @@ impl Inverses {
 
     /// Keeps what cannot be read from what is published.
     pub fn keep(&self, policy: &str, inverse: &NetworkState) -> std::io::Result<()> {
-        let whole = inverse.to_json();
-        if published(inverse) == whole {
+        if published(inverse) == inverse.to_json() {
             self.forget(policy);
             return Ok(());
         }
+        self.keep_whole(policy, inverse)
+    }
+
+    /// Keeps it where nothing is published.
+    pub fn keep_whole(&self, policy: &str, inverse: &NetworkState) -> std::io::Result<()> {
+        let whole = inverse.to_json();
         fs::create_dir_all(&self.dir)?;
         let (file, fresh) = (self.file(policy), self.dir.join(format!("{policy}.new")));
         let mut out = fs::OpenOptions::new()
@@ -60,9 +65,6 @@ impl Inverses {
         if !shown.to_string().contains(HIDDEN) {
             return NetworkState::from_json(shown.clone());
         }
-        let text = fs::read_to_string(self.file(policy)).unwrap_or_default();
-        let whole = serde_json::from_str::<Value>(&text).ok();
-        let kept = whole.and_then(|whole| NetworkState::from_json(whole).ok());
         let unknown = || {
             Invalid::new(
                 "status.revertState",
@@ -72,7 +74,29 @@ impl Inverses {
                 ),
             )
         };
-        kept.filter(|kept| published(kept) == *shown).ok_or_else(unknown)
+        self.whole(policy)
+            .filter(|kept| published(kept) == *shown)
+            .ok_or_else(unknown)
+    }
+
+    /// What is kept.
+    pub fn whole(&self, policy: &str) -> Option<NetworkState> {
+        let text = fs::read_to_string(self.file(policy)).ok()?;
+        NetworkState::from_json(serde_json::from_str(&text).ok()?).ok()
+    }
+
+    /// Policies of which something is kept.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let name = |path: PathBuf| Some(path.file_name()?.to_str()?.strip_suffix(".json")?.to_owned());
+        entries.filter_map(|e| name(e.path())).collect()
+    }
+
+    /// It is left to a person. Gives where it is.
+    pub fn put_aside(&self, policy: &str) -> std::io::Result<PathBuf> {
+        let aside = self.dir.join(format!("{policy}.failed"));
+        fs::rename(self.file(policy), &aside)?;
+        Ok(aside)
     }
 
     /// It is not needed any more.
@@ -82,11 +106,8 @@ impl Inverses {
 
     /// Nor are those of policies that have no enactment here.
     pub fn keep_only(&self, needed: impl Fn(&str) -> bool) {
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if !path.file_stem().and_then(|s| s.to_str()).is_some_and(&needed) {
-                let _ = fs::remove_file(path);
-            }
+        for name in self.names().iter().filter(|name| !needed(name)) {
+            self.forget(name);
         }
     }
 }

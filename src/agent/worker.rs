@@ -37,7 +37,7 @@ use super::events::{Events, Reason};
 use super::inverse::{self, Inverses};
 use super::{Config, decide, defaults, patch, stop_signal};
 
-mod drift;
+pub(super) mod drift;
 mod undo;
 
 /// No call but a watch may take longer.
@@ -282,7 +282,7 @@ impl<H: Host> Worker<H> {
         let known = status.as_ref().filter(|s| decide::is_available(s, generation));
         let settled = self.settled.get(&name) == Some(&generation);
         if let Some(status) = status.as_ref().filter(|_| settled).or(known)
-            && !self.recovered.as_ref().is_some_and(|r| r.policy == name)
+            && self.recovered.as_ref().is_none_or(|r| r.policy != name)
         {
             self.settled.insert(name, generation);
             return self.compare(policy, status.clone(), node).await;

@@ -235,7 +235,7 @@ mod tests {
             "{}",
             told.message
         );
-        let gone = drifted(&[], &[told.clone()], "2");
+        let gone = drifted(&[], std::slice::from_ref(&told), "2");
         assert_eq!((gone.status.as_str(), gone.message.as_str()), (FALSE, ""));
         assert_eq!(drifted(&lines, &[told], "3").last_transition_time.as_deref(), Some("1"));
     }

@@ -18,16 +18,17 @@ use crate::api::condition::{self, Enacting};
 use crate::api::nnce::Drift;
 use crate::api::nncp::Mode;
 use crate::capture;
+use crate::error::Invalid;
 use crate::host::Host;
 use crate::plan::conflict::{self, Asked};
-use crate::plan::{Options, resolve};
+use crate::plan::{Options, Plan, resolve};
 
 /// Quiet after an event before the node is read again.
 const QUIET: Duration = Duration::from_secs(1);
 /// Never later than this after an event.
 const LATEST: Duration = Duration::from_secs(5);
 /// A reading without an event, in case one was lost.
-const ANYWAY: Duration = Duration::from_secs(60);
+pub(in crate::agent) const ANYWAY: Duration = Duration::from_secs(60);
 /// What differs for this long is no passing state.
 const LASTING: Duration = Duration::from_secs(5);
 /// The first so many differences are published.
@@ -42,7 +43,7 @@ struct Differs {
 }
 
 /// What is known between two looks.
-pub(super) struct Watch {
+pub(in crate::agent) struct Watch {
     /// From when on the node is to be looked at.
     at: Option<Instant>,
     /// This pass does so.
@@ -72,7 +73,7 @@ impl Default for Watch {
 }
 
 impl Watch {
-    fn look_in(&mut self, pause: Duration) {
+    pub(in crate::agent) fn look_in(&mut self, pause: Duration) {
         let at = Instant::now() + pause;
         self.at = Some(self.at.map_or(at, |before| before.min(at)));
     }
@@ -82,17 +83,17 @@ impl Watch {
         self.look_in(QUIET);
     }
 
-    pub(super) fn begin_pass(&mut self) {
+    pub(in crate::agent) fn begin_pass(&mut self) {
         self.looks = self.at.take_if(|at| *at <= Instant::now()).is_some();
     }
 
     /// The earlier of a pause and the next look.
-    pub(super) fn soonest(&self, pause: Option<Duration>) -> Option<Duration> {
+    pub(in crate::agent) fn soonest(&self, pause: Option<Duration>) -> Option<Duration> {
         let look = self.at.map(|at| at.saturating_duration_since(Instant::now()));
         pause.into_iter().chain(look).min()
     }
 
-    pub(super) fn forget(&mut self, policy: &str) {
+    pub(in crate::agent) fn forget(&mut self, policy: &str) {
         self.differs.remove(policy);
     }
 
@@ -123,13 +124,72 @@ impl Watch {
         (!rest.is_zero()).then_some(rest)
     }
 
-    /// It counts, and is looked at again then.
-    fn told(&mut self, policy: &str, again: Option<Duration>) -> Next {
-        if let Some(known) = self.differs.get_mut(policy) {
-            known.due = again.map(|pause| Instant::now() + pause);
+    /// What it means that `lines` differ from what a policy made, which was applied and said so in `status`. Asked again after `Tell`.
+    pub(in crate::agent) fn compared(&mut self, policy: &str, found: &Found<'_>, now: Timestamp) -> Compared {
+        let Found { status, lines, .. } = found;
+        let available = condition::is_true(&status.conditions, "Available");
+        if lines.is_empty() {
+            self.forget(policy);
+            return match available && status.drift.is_none() {
+                true => Compared::Same,
+                false => Compared::Over,
+            };
         }
-        again.map_or(Next::Rest, Next::In)
+        if !available {
+            return Compared::Told;
+        }
+        if let Some(rest) = self.rest(policy, lines, now) {
+            return Compared::Wait(rest);
+        }
+        let differences = shown(lines);
+        if status.drift.as_ref().is_none_or(|d| d.differences != differences) {
+            let first = self.differs.get(policy).map_or(now, |d| d.since).to_string();
+            let since = status.drift.as_ref().map_or(first, |d| d.since.clone());
+            return Compared::Tell(Drift { since, differences });
+        }
+        let pause = decide::mend_not_before(status, found.generation).map(|at| at.duration_since(now));
+        let (due, then) = match pause.filter(|pause| pause.is_positive()) {
+            _ if !found.mends => (None, Compared::Told),
+            None => (None, Compared::Mend),
+            Some(pause) => {
+                let pause = Duration::try_from(pause).unwrap_or(LOOK_AGAIN);
+                (Some(Instant::now() + pause), Compared::Wait(pause))
+            }
+        };
+        if let Some(known) = self.differs.get_mut(policy) {
+            known.due = due;
+        }
+        then
     }
+}
+
+/// What a look at the node has shown of a policy.
+pub(in crate::agent) struct Found<'a> {
+    /// Of its enactment.
+    pub status: &'a Status,
+    /// Of the policy.
+    pub generation: i64,
+    /// What differs, one line a property.
+    pub lines: &'a [String],
+    /// It can be put right, and the policy says that it shall be.
+    pub mends: bool,
+}
+
+/// What that means.
+#[derive(Debug, PartialEq)]
+pub(in crate::agent) enum Compared {
+    /// The node is as it was made, and nobody said otherwise.
+    Same,
+    /// It is so again.
+    Over,
+    /// It may be a passing state, or is not to be mended yet.
+    Wait(Duration),
+    /// It is to be told.
+    Tell(Drift),
+    /// It was told, and nothing follows.
+    Told,
+    /// It was told, and is to be put right.
+    Mend,
 }
 
 impl<H: Host> Worker<H> {
@@ -145,12 +205,7 @@ impl<H: Host> Worker<H> {
                 *self.drift.event.insert(Instant::now())
             }
         };
-        while begin.elapsed() < LATEST - QUIET {
-            sleep(QUIET).await;
-            if !self.host.changed(Duration::ZERO).await {
-                break;
-            }
-        }
+        quiet(&self.host, begin).await;
         self.drift.event = None;
         self.drift.look_in(Duration::ZERO);
     }
@@ -185,11 +240,7 @@ impl<H: Host> Worker<H> {
             Err(_) => return Ok(Next::Rest),
         };
         let plan = plan_of(&wish, &seen);
-        let lines = match &plan {
-            Ok(plan) if plan.is_empty() => vec![],
-            Ok(plan) => plan.lines.clone(),
-            Err(fault) => vec![fault.to_string()],
-        };
+        let lines = lines(&plan);
         let same_wish = status.desired_state.as_ref().is_none_or(|d| *d == wish.rendered.json);
         if shows {
             let failed = plan.is_err() && decide::is_final(&status, generation);
@@ -204,46 +255,36 @@ impl<H: Host> Worker<H> {
                 None => self.anew(policy, status, node).await,
             };
         }
-        if lines.is_empty() {
-            self.drift.forget(&name);
-            return match (available, &status.drift) {
-                (true, None) => Ok(Next::Rest),
-                (true, Some(_)) => self.tell_drift(policy, status, None).await.map(|()| Next::Rest),
-                // somebody else has put it right
-                (false, _) => self.in_place(policy, status, &[]).await,
-            };
+        // a label of the node that a template names has changed
+        if available && !lines.is_empty() && !same_wish {
+            return self.anew(policy, status, node).await;
         }
-        match available {
-            false => return Ok(Next::Rest),
-            // a label of the node that a template names has changed
-            true if !same_wish => return self.anew(policy, status, node).await,
-            true => {}
-        }
-        if let Some(rest) = self.drift.rest(&name, &lines, now) {
-            return Ok(Next::In(rest));
-        }
-        let shown = shown(&lines);
+        let mends = policy.spec.mode == Some(Mode::Enforce) && plan.is_ok();
         let mut status = status;
-        if status.drift.as_ref().is_none_or(|d| d.differences != shown) {
-            let first = self.drift.differs.get(&name).map_or(now, |d| d.since).to_string();
-            let since = status.drift.as_ref().map_or(first, |d| d.since.clone());
-            if status.drift.is_none() {
-                self.events.tell(policy, Reason::Drifted, &condition::few(&shown));
+        loop {
+            let found = Found {
+                status: &status,
+                generation,
+                lines: &lines,
+                mends,
+            };
+            match self.drift.compared(&name, &found, now) {
+                Compared::Same | Compared::Told => return Ok(Next::Rest),
+                Compared::Wait(pause) => return Ok(Next::In(pause)),
+                Compared::Mend => return self.anew(policy, status, node).await,
+                Compared::Over if available => {
+                    return self.tell_drift(policy, status, None).await.map(|_| Next::Rest);
+                }
+                // somebody else has put it right
+                Compared::Over => return self.in_place(policy, status, &[]).await,
+                Compared::Tell(drift) => {
+                    if status.drift.is_none() {
+                        self.events
+                            .tell(policy, Reason::Drifted, &condition::few(&drift.differences));
+                    }
+                    status = self.tell_drift(policy, status, Some(drift)).await?;
+                }
             }
-            let differences = shown;
-            self.tell_drift(policy, status.clone(), Some(Drift { since, differences }))
-                .await?;
-            status = self.status(&name).unwrap_or(status);
-        }
-        if policy.spec.mode != Some(Mode::Enforce) || plan.is_err() {
-            return Ok(self.drift.told(&name, None));
-        }
-        match decide::mend_not_before(&status, generation).map(|at| at.duration_since(now)) {
-            Some(pause) if pause.is_positive() => {
-                let pause = Duration::try_from(pause).unwrap_or(LOOK_AGAIN);
-                Ok(self.drift.told(&name, Some(pause)))
-            }
-            _ => self.anew(policy, status, node).await,
         }
     }
 
@@ -253,10 +294,14 @@ impl<H: Host> Worker<H> {
         self.attempt(policy, status, node).await
     }
 
-    async fn tell_drift(&mut self, policy: &Policy, status: Status, drift: Option<Drift>) -> Result<(), kube::Error> {
+    async fn tell_drift(
+        &mut self,
+        policy: &Policy,
+        status: Status,
+        drift: Option<Drift>,
+    ) -> Result<Status, kube::Error> {
         let how = Enacting::Success(decide::success(&status));
-        let told = self.write(policy, Status { drift, ..status }, &how).await;
-        told.map(|_| ())
+        self.write(policy, Status { drift, ..status }, &how).await
     }
 
     /// Says that another policy comes first.
@@ -318,6 +363,25 @@ impl<H: Host> Worker<H> {
     }
 }
 
+/// Returns when nothing has happened for a moment since an event, and not too late.
+pub(in crate::agent) async fn quiet<H: Host>(host: &H, event: Instant) {
+    while event.elapsed() < LATEST - QUIET {
+        sleep(QUIET).await;
+        if !host.changed(Duration::ZERO).await {
+            break;
+        }
+    }
+}
+
+/// What differs; where that cannot be planned, why not.
+pub(in crate::agent) fn lines(plan: &Result<Plan, Invalid>) -> Vec<String> {
+    match plan {
+        Ok(plan) if plan.is_empty() => vec![],
+        Ok(plan) => plan.lines.clone(),
+        Err(fault) => vec![fault.to_string()],
+    }
+}
+
 /// As many differences as are published.
 fn shown(lines: &[String]) -> Vec<String> {
     let mut shown: Vec<String> = lines.iter().take(SHOWN).cloned().collect();
@@ -330,6 +394,7 @@ fn shown(lines: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::nnce::Attempt;
 
     #[tokio::test(start_paused = true)]
     async fn a_difference_counts_when_it_has_lasted() {
@@ -343,11 +408,58 @@ mod tests {
         assert_eq!(watch.rest("p", &b, now), Some(LASTING));
         tokio::time::advance(LASTING).await;
         assert_eq!(watch.rest("p", &b, now), None);
-        assert!(matches!(watch.told("p", None), Next::Rest));
-        assert_eq!(watch.due("p"), None);
-        assert_eq!(watch.rest("p", &b, now), None, "it goes on counting");
         watch.forget("p");
         assert_eq!(watch.rest("p", &b, now), Some(LASTING));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drift_is_told_once_and_mended_only_where_that_is_asked_for() {
+        let mut watch = Watch::default();
+        let lines = vec!["interfaces[eth1].mtu: 1450 → 1400".to_owned()];
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut status = Status {
+            conditions: condition::enactment(&Enacting::Success("s".into()), &[], ""),
+            ..Status::default()
+        };
+        let mut ask = |status: &Status, lines: &[String], mends, now| {
+            let found = Found {
+                status,
+                generation: 1,
+                lines,
+                mends,
+            };
+            watch.compared("p", &found, now)
+        };
+        assert_eq!(ask(&status, &[], true, start), Compared::Same);
+        assert_eq!(ask(&status, &lines, true, start), Compared::Wait(LASTING));
+        tokio::time::advance(LASTING).await;
+        let drift = Drift {
+            since: start.to_string(),
+            differences: lines.clone(),
+        };
+        assert_eq!(ask(&status, &lines, true, start), Compared::Tell(drift.clone()));
+        status.drift = Some(drift);
+        assert_eq!(ask(&status, &lines, false, start), Compared::Told);
+        assert_eq!(ask(&status, &lines, true, start), Compared::Mend);
+        // fought over: it was mended a moment ago
+        let applied = |at: Timestamp| Attempt {
+            generation: 1,
+            outcome: "applied".into(),
+            start: at.to_string(),
+            ..Attempt::default()
+        };
+        status.attempts = vec![applied(start), applied(start)];
+        let pause = Duration::from_secs(30);
+        assert_eq!(ask(&status, &lines, true, start), Compared::Wait(pause));
+        assert_eq!(
+            ask(&status, &lines, true, start + jiff::SignedDuration::from_secs(30)),
+            Compared::Mend
+        );
+        assert_eq!(ask(&status, &[], true, start), Compared::Over);
+        // mending has failed for good: nothing until somebody else puts it right
+        status.conditions = condition::enactment(&Enacting::Failed("f".into()), &[], "");
+        assert_eq!(ask(&status, &lines, true, start), Compared::Told);
+        assert_eq!(ask(&status, &[], true, start), Compared::Over);
     }
 
     #[tokio::test(start_paused = true)]
