@@ -667,3 +667,159 @@ fn a_rollback_and_a_final_failure_are_events_of_the_policy() {
     assert!(described.contains("RolledBack"), "{described}");
     assert_eq!(status(&cluster, "p", "revertState"), "", "nothing is left to undo");
 }
+
+#[test]
+fn a_roll_out_stops_at_its_width_and_says_so_everywhere() {
+    if !may_run() {
+        return;
+    }
+    let nodes = ["node01", "node02", "node03"];
+    let cluster = started(&nodes, &["--probe-retries", "0"]);
+    let spec = slow("br0", 4).replacen('{', "{maxUnavailable: 1, ", 1);
+    cluster.kubectl_apply(&policy("p", &spec));
+    becomes(&cluster, "p", "Progressing", 20);
+    let all = |kind: &str| {
+        let path = "jsonpath={.items[*].status.conditions[?(@.status==\"True\")].type}";
+        cluster.kubectl(&["get", "nnce", "-o", path]).matches(kind).count()
+    };
+    eventually("one is at work and two wait", &cluster, Duration::from_secs(20), || {
+        assert!(all("Progressing") <= 1, "never more than one");
+        all("Progressing") == 1
+    });
+    becomes_here(&cluster, "p", "Progressing", 5);
+    becomes_here(&cluster, "p", "Failing", 20);
+    becomes(&cluster, "p", "Degraded", 2);
+    cluster.kubectl(&[
+        "wait",
+        "nnce",
+        "node02.p",
+        "node03.p",
+        "--for",
+        "condition=Aborted",
+        "--timeout",
+        "5s",
+    ]);
+    let message = "jsonpath={.status.conditions[?(@.type==\"Degraded\")].message}";
+    let want = "1/3 nodes failed to configure, 2 nodes aborted configuration";
+    eventually("the policy counts them", &cluster, Duration::from_secs(5), || {
+        cluster.kubectl(&["get", "nncp", "p", "-o", message]) == want
+    });
+    eventually(
+        "events of those that never began",
+        &cluster,
+        Duration::from_secs(5),
+        || {
+            let all = events(&cluster);
+            ["node02.p", "node03.p"].iter().all(|e| {
+                all.contains(&format!(
+                    "Warning ReconcileFailed p: reconciliation of enactment \"{e}\" has aborted"
+                ))
+            })
+        },
+    );
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((all("Failing"), all("Aborted")), (1, 2), "and so it stays");
+    let table = cluster.kubectl(&["get", "nncp,nnce", "-o", "wide"]);
+    println!("{table}");
+
+    // a new generation starts afresh
+    cluster.kubectl_apply(&policy("p", &bridge("br0")));
+    becomes(&cluster, "p", "Available", 30);
+    assert_eq!(all("Available"), 3);
+    // a node that is away holds nobody up, and what it left is gone in time
+    must(cluster.verb("stop").arg("agent-node03"));
+    cluster.kubectl(&["delete", "nncp", "p"]);
+    eventually("all enactments are gone", &cluster, Duration::from_secs(10), || {
+        cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+}
+
+#[test]
+fn labels_select_nodes_and_every_version_of_the_api_is_served() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01", "node02"], &[]);
+    let old = policy("p", &bridge("br0").replacen('{', "{nodeSelector: {rack: a}, ", 1));
+    cluster.kubectl_apply(&old.replace("nmstate.io/v1\n", "nmstate.io/v1alpha1\n"));
+    becomes(&cluster, "p", "Ignored", 20);
+    let left = || cluster.kubectl(&["get", "nnce", "-o", "name"]);
+    assert_eq!(left(), "");
+    assert!(!has(&cluster, "br0", "br0"));
+    cluster.kubectl(&["label", "node", "node01", "rack=a"]);
+    becomes(&cluster, "p", "Available", 20);
+    assert!(has(&cluster, "br0", "br0"));
+    assert_eq!(left().trim(), "nodenetworkconfigurationenactment.nmstate.io/node01.p");
+    cluster.kubectl(&["label", "node", "node01", "rack-"]);
+    becomes(&cluster, "p", "Ignored", 20);
+    eventually("the enactment is gone", &cluster, Duration::from_secs(10), || {
+        left().is_empty()
+    });
+    let everywhere = policy("p", &bridge("br0").replacen('{', "{nodeSelector: null, ", 1));
+    cluster.kubectl_apply(&everywhere.replace("nmstate.io/v1\n", "nmstate.io/v1beta1\n"));
+    becomes(&cluster, "p", "Available", 30);
+    assert_eq!(left().lines().count(), 2);
+
+    // two policies for one card do not disturb each other
+    let vlan = |name: &str| {
+        let spec = format!(
+            "{{desiredState: {{interfaces: [{{name: {name}, type: mac-vlan, mac-vlan: {{base-iface: eth2, mode: bridge, promiscuous: true}}}}]}}}}"
+        );
+        cluster.kubectl_apply(&policy(name, &spec));
+    };
+    vlan("mv1");
+    vlan("mv2");
+    becomes(&cluster, "mv1", "Available", 30);
+    becomes(&cluster, "mv2", "Available", 30);
+    assert!(has(&cluster, "mv1", "mv1@eth2") && has(&cluster, "mv2", "mv2@eth2"));
+    for policy in ["p", "mv1", "mv2"] {
+        assert_eq!(status(&cluster, policy, "drift"), "");
+    }
+}
+
+/// What kills at once, and nothing is cleaned up.
+fn kill(cluster: &Cluster, role: &str) {
+    let pid = std::fs::read_to_string(cluster.dir.0.join(format!("c/{role}.pid"))).expect("a pid");
+    must(std::process::Command::new("kill").args(["-9", pid.trim()]));
+    must(cluster.verb("stop").arg(role));
+}
+
+#[test]
+fn an_agent_killed_while_it_mends_or_undoes_goes_on_where_it_was() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let probe = "{name: later, tcp: {host: 10.99.1.1, port: 4}, required: true, timeoutSeconds: 60}";
+    let quick = mtu("mode: Enforce, onDelete: Revert, ", 1400);
+    cluster.kubectl_apply(&policy("p", &quick));
+    becomes(&cluster, "p", "Available", 20);
+    // from now on an apply takes a minute, so that it can be killed
+    let slow = quick.replacen('{', &format!("{{probes: [{probe}], "), 1);
+    cluster.kubectl_apply(&policy("p", &slow));
+    eventually("the second generation", &cluster, Duration::from_secs(20), || {
+        status(&cluster, "p", "policyGeneration") == "2"
+    });
+    becomes(&cluster, "p", "Available", 20);
+    set_mtu(&cluster, "eth1", "1450");
+    eventually("it mends", &cluster, Duration::from_secs(30), || {
+        cluster.log("agent-node01.log").matches("as asked for").count() == 2
+    });
+    kill(&cluster, "agent-node01");
+    cluster.kubectl_apply(&policy("p", &quick));
+    must(cluster.verb("agent").arg("node01"));
+    eventually("it is mended after all", &cluster, Duration::from_secs(60), || {
+        has(&cluster, "eth1", "mtu 1400") && status(&cluster, "p", "policyGeneration") == "3"
+    });
+    becomes(&cluster, "p", "Available", 60);
+
+    cluster.kubectl(&["delete", "nncp", "p"]);
+    eventually("it is undoing", &cluster, Duration::from_secs(20), || {
+        !has(&cluster, "eth1", "mtu 1400")
+    });
+    kill(&cluster, "agent-node01");
+    must(cluster.verb("agent").arg("node01"));
+    eventually("it is undone", &cluster, Duration::from_secs(60), || {
+        has(&cluster, "eth1", "mtu 1500") && cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+}

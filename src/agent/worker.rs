@@ -322,6 +322,11 @@ impl<H: Host> Worker<H> {
     async fn attempt(&mut self, policy: &Policy, status: Status, node: &capture::Node) -> Result<Next, kube::Error> {
         let start = Timestamp::now();
         let begin = Instant::now();
+        let mut status = status;
+        if status.policy_generation != policy.metadata.generation {
+            // what differs from an older wish is not drift from this one
+            status.drift = None;
+        }
         let seen = match self.look().await {
             Ok(seen) => seen,
             Err(e) => return self.report(policy, status, start, &blind(&e)).await,

@@ -7,7 +7,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Next, Status, Worker, crash, report};
+use super::{CALL, Next, Status, Worker, crash, report};
 use crate::agent::events::Reason;
 use crate::agent::{LOOK_AGAIN, decide};
 use crate::api::condition::Enacting;
@@ -115,10 +115,11 @@ impl<H: Host> Worker<H> {
 
     async fn undone(&mut self, policy: &Policy) -> Result<Next, kube::Error> {
         let name = policy.name_any();
+        self.delete(&name).await?;
+        // until the watch brings its end
+        self.retry_at.insert(name.clone(), (UNDO, Instant::now() + CALL));
         let note = format!("node {} is as it was before policy {name}", self.config.node_name);
         self.events.tell(policy, Reason::Reverted, &note);
-        self.retry_at.remove(&name);
-        self.delete(&name).await?;
         Ok(Next::Rest)
     }
 
