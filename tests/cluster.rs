@@ -721,6 +721,9 @@ fn a_roll_out_stops_at_its_width_and_says_so_everywhere() {
     assert_eq!((all("Failing"), all("Aborted")), (1, 2), "and so it stays");
     let table = cluster.kubectl(&["get", "nncp,nnce", "-o", "wide"]);
     println!("{table}");
+    for told in [want, "probe never failed", "1 of 3 nodes failed: the roll-out stopped"] {
+        assert!(table.contains(told), "{told}\n{table}");
+    }
 
     // a new generation starts afresh
     cluster.kubectl_apply(&policy("p", &bridge("br0")));

@@ -37,6 +37,13 @@ use crate::probe::ProbeResult;
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.status==\"True\")].reason"
+    ),
+    printcolumn(name = "Drifted", type_ = "date", json_path = ".status.drift.since", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.message)].message",
+        priority = 1
     )
 )]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
