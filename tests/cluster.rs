@@ -618,6 +618,47 @@ fn a_policy_that_goes_takes_along_what_it_made_if_it_says_so() {
 }
 
 #[test]
+fn a_policy_is_not_undone_everywhere_at_once() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01", "node02"], &[]);
+    let spec = |rest: &str| {
+        bridge("br0").replacen(
+            '{',
+            &format!("{{onDelete: Revert, maxUnavailable: 1, nodeSelector: {{kubernetes.io/os: {rest}}}, "),
+            1,
+        )
+    };
+    cluster.kubectl_apply(&policy("p", &spec("linux")));
+    becomes(&cluster, "p", "Available", 30);
+    let log = || cluster.log("controller.log");
+    let granted = |text: &str| text.matches("slot granted for generation 0").count();
+    assert_eq!(granted(&log()), 0);
+    // a controller that is away holds it up
+    must(cluster.verb("stop").arg("controller"));
+    cluster.kubectl_apply(&policy("p", &spec("plan9")));
+    cluster.kubectl(&[
+        "wait",
+        "nnce",
+        "node01.p",
+        "node02.p",
+        "--for",
+        "condition=Pending",
+        "--timeout",
+        "20s",
+    ]);
+    assert!(has(&cluster, "br0", "br0"));
+    must(&mut cluster.verb("controller"));
+    eventually("both are undone", &cluster, Duration::from_secs(40), || {
+        cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+    assert!(!has(&cluster, "br0", "br0"));
+    assert_eq!(granted(&log()), 2, "{}", log());
+    becomes(&cluster, "p", "Ignored", 10);
+}
+
+#[test]
 fn the_later_of_two_policies_gives_way_and_goes_on_by_itself() {
     if !may_run() {
         return;

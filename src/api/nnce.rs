@@ -119,11 +119,14 @@ pub struct Attempt {
     pub error: String,
 }
 
+/// Stands for the generation of a policy where what it changed is undone: generations begin with 1.
+pub const UNDO: i64 = 0;
+
 /// Leave to work.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Slot {
-    /// Generation of the policy that it is for.
+    /// Generation of the policy that it is for; 0 to undo it.
     pub generation: i64,
     /// RFC 3339.
     pub granted: String,

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::world::{Enactment, Node, Policy};
 use crate::api::condition::{self, Rollout};
+use crate::api::nnce::UNDO;
 use crate::api::nncp::{Mode, NodeCounts};
 
 /// What is to be done for one policy.
@@ -57,6 +58,10 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
     let slot = e.slot.filter(|slot| slot.generation == generation);
     let live = slot.is_some_and(|slot| slot.expires > now);
     let asks = e.asks == Some(generation);
+    if undoes(e, now) {
+        // it came back while it was at that
+        return Standing::Working;
+    }
     if e.generation != Some(generation) {
         return match (live, asks) {
             (true, _) => Standing::Working,
@@ -88,6 +93,29 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
     } else {
         Standing::Unknown
     }
+}
+
+/// Has leave to undo the policy.
+fn undoes(e: &Enactment, now: Timestamp) -> bool {
+    e.slot.is_some_and(|slot| slot.generation == UNDO && slot.expires > now)
+}
+
+/// Who of those that have to undo a policy may begin, in this order, and when to decide again. As many at a time as might apply it, counted
+/// from those that are left; those that could not undo it keep their share.
+pub fn undoing<'a>(
+    max: Option<&IntOrString>,
+    left: &[&'a Enactment],
+    now: Timestamp,
+) -> (Vec<&'a Enactment>, Option<Timestamp>) {
+    let failed = |e: &&&Enactment| condition::is_true_because(&e.conditions, "Failing", condition::NOT_REVERTED);
+    let busy = left.iter().filter(|e| undoes(e, now)).count() + left.iter().filter(failed).count();
+    let waiting = left.iter().filter(|e| e.is("Pending") && !undoes(e, now));
+    let room = max_unavailable(max, left.len()).saturating_sub(busy);
+    let ends = left
+        .iter()
+        .filter(|e| undoes(e, now))
+        .filter_map(|e| Some(e.slot?.expires));
+    (waiting.take(room).copied().collect(), ends.min())
 }
 
 /// Still works for an older generation: a transaction is not broken off.
@@ -512,6 +540,57 @@ mod tests {
         let (go, stop, status) = decided(&policy("1"), 2, &["n1 conflicts", "n2 waiting"]);
         assert_eq!((go, stop), (vec!["n2".to_owned()], vec![]));
         assert_eq!(status, "Degraded: 1/2 nodes failed to configure");
+    }
+
+    #[test]
+    fn a_policy_is_undone_by_as_many_nodes_at_a_time_as_might_apply_it() {
+        let grants = |max: Option<i32>, fleet: &[&str]| {
+            let mut fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
+            for e in fleet.iter_mut().filter(|e| e.is("Progressing")) {
+                e.slot = e.slot.map(|slot| Slot {
+                    generation: UNDO,
+                    ..slot
+                });
+            }
+            for e in fleet.iter_mut().filter(|e| e.is("Failing")) {
+                e.conditions = condition::enactment(&Enacting::NotReverted("x".into()), &[], "");
+            }
+            let refs: Vec<&Enactment> = fleet.iter().collect();
+            let max = max.map(IntOrString::Int);
+            let (go, wake) = undoing(max.as_ref(), &refs, at(NOW));
+            (go.iter().map(|e| e.node.clone()).collect::<Vec<_>>(), wake)
+        };
+        let none: Vec<String> = vec![];
+        let four = ["n1 waiting", "n2 waiting", "n3 waiting", "n4 waiting"];
+        assert_eq!(grants(None, &four), (vec!["n1".to_owned(), "n2".to_owned()], None));
+        assert_eq!(grants(Some(1), &four).0, ["n1"]);
+        assert_eq!(
+            grants(Some(1), &["n1 working", "n2 waiting"]),
+            (none.clone(), Some(at(NOW + 60)))
+        );
+        assert_eq!(grants(Some(1), &["n1 working expired", "n2 waiting"]).0, ["n2"]);
+        assert_eq!(
+            grants(Some(1), &["n1 failed", "n2 waiting"]).0,
+            none,
+            "it does not work: it stops"
+        );
+        // a slot from before, to apply it, is none to undo it
+        assert_eq!(grants(Some(2), &["n1 available", "n2 waiting"]).0, ["n2"]);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_while_it_undoes_is_at_work() {
+        let mut e = enactment("n1 working");
+        e.slot = e.slot.map(|slot| Slot {
+            generation: UNDO,
+            ..slot
+        });
+        let waits = enactment("n2 waiting");
+        let decision = |now| {
+            let decision = decide(&policy("1"), &nodes(2), &[&e, &waits], now);
+            (decision.grants.len(), decision.aborts.len())
+        };
+        assert_eq!(decision(at(NOW)), (0, 0));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What a policy changed is undone when it is gone, or does not mean this node any more, and said `onDelete: Revert`: in the same transaction,
-//! with the same probes. The enactment holds what leads back, and goes when that is done.
+//! with the same probes, and with a slot. The enactment holds what leads back, and goes when that is done.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -7,10 +7,11 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{CALL, Next, Status, Worker, crash, report};
+use super::{CALL, Next, PATIENCE, Status, WORK, Worker, crash, report};
 use crate::agent::events::Reason;
 use crate::agent::{LOOK_AGAIN, decide};
-use crate::api::condition::Enacting;
+use crate::api::condition::{Enacting, WAITING};
+use crate::api::nnce::UNDO;
 use crate::api::nncp::{NodeNetworkConfigurationPolicySpec as Spec, OnDelete};
 use crate::api::{ANNOTATION_POLICY_UID, LABEL_POLICY, NodeNetworkConfigurationPolicy as Policy, nnce};
 use crate::error::{Invalid, chain};
@@ -19,9 +20,6 @@ use crate::plan::{self, Plan, conflict};
 use crate::probe::Prober;
 use crate::state::NetworkState;
 use crate::transaction::{self, Options, Outcome, Report};
-
-/// Stands for the generation in attempts to undo.
-const UNDO: i64 = 0;
 
 impl<H: Host> Worker<H> {
     /// Stand-ins for policies that are gone and have left something to undo here.
@@ -86,13 +84,27 @@ impl<H: Host> Worker<H> {
         if plan.is_empty() {
             return self.undone(policy).await;
         }
+        if !decide::has_slot(&status, UNDO, start) {
+            let how = Enacting::Pending(WAITING.to_owned());
+            if !decide::says(&status, policy.metadata.generation.unwrap_or(0), &how) {
+                self.write(policy, status, &how).await?;
+            }
+            return Ok(Next::In(PATIENCE));
+        }
+        let mut status = status;
+        if let Some(slot) = &mut status.slot {
+            slot.expires = (start + WORK).to_string();
+        }
         let status = self.write(policy, status, &Enacting::Reverting).await?;
         self.host.set_policy(&name);
         let options = Options {
             policy: name,
             ..Options::default()
         };
-        let done = transaction::run(&self.host, prober, &back, &options).await;
+        let done = tokio::select! {
+            done = transaction::run(&self.host, prober, &back, &options) => done,
+            never = self.renew(policy, &status) => match never {},
+        };
         self.view = None;
         self.drift.stir();
         if !plan.goes.is_empty() {
