@@ -385,3 +385,485 @@ fn a_node_whose_own_address_changes_goes_on_at_once() {
     // connections from the old address would hang: the first for 10 s, a watch for minutes
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
+
+/// A command on the first node.
+fn on_node(cluster: &Cluster, command: &[&str]) -> String {
+    must(cluster.verb("exec").arg("node01").args(command))
+}
+
+fn set_mtu(cluster: &Cluster, link: &str, mtu: &str) {
+    on_node(cluster, &["ip", "link", "set", link, "mtu", mtu]);
+}
+
+fn has(cluster: &Cluster, link: &str, what: &str) -> bool {
+    let out = cluster
+        .verb("exec")
+        .args(["node01", "ip", "link", "show", link])
+        .output();
+    out.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(what))
+}
+
+/// Part of an enactment's status on the first node; empty where there is none.
+fn status(cluster: &Cluster, policy: &str, path: &str) -> String {
+    let (name, path) = (format!("node01.{policy}"), format!("jsonpath={{.status.{path}}}"));
+    cluster.kubectl(&["get", "nnce", "--ignore-not-found", &name, "-o", &path])
+}
+
+fn becomes_here(cluster: &Cluster, policy: &str, condition: &str, seconds: u32) {
+    let (name, condition) = (format!("node01.{policy}"), format!("condition={condition}"));
+    let limit = format!("{seconds}s");
+    cluster.kubectl(&["wait", "nnce", &name, "--for", &condition, "--timeout", &limit]);
+}
+
+/// Events of policies, a line each: `Warning Drifted br0: …`.
+fn events(cluster: &Cluster) -> String {
+    let line = "{range .items[*]}{.type} {.reason} {.involvedObject.name}: {.message}{\"\\n\"}{end}";
+    cluster.kubectl(&["get", "events", "-n", "default", "-o", &format!("jsonpath={line}")])
+}
+
+/// Lines of NetworkManager's log on the first node that tell of something done over D-Bus.
+fn touched(cluster: &Cluster) -> usize {
+    let log = cluster.log("node01/NetworkManager.log");
+    log.lines().filter(|l| l.contains("audit: op=")).count()
+}
+
+fn mtu(mode: &str, value: u32) -> String {
+    format!("{{{mode}desiredState: {{interfaces: [{{name: eth1, type: ethernet, state: up, mtu: {value}}}]}}}}")
+}
+
+#[test]
+fn drift_is_told_once_outlives_a_restart_and_ends_when_it_is_gone() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    cluster.kubectl_apply(&policy("p", &mtu("", 1400)));
+    becomes(&cluster, "p", "Available", 20);
+    becomes_here(&cluster, "p", "Drifted=False", 5);
+    let before = touched(&cluster);
+    set_mtu(&cluster, "eth1", "1450");
+    becomes_here(&cluster, "p", "Drifted", 20);
+    let line = "interfaces[eth1].mtu: 1450 → 1400";
+    assert_eq!(status(&cluster, "p", "drift.differences[*]"), line);
+    assert_eq!(
+        status(&cluster, "p", "conditions[?(@.type==\"Drifted\")].message"),
+        line
+    );
+    becomes_here(&cluster, "p", "Available", 1);
+    eventually("the policy counts it", &cluster, Duration::from_secs(5), || {
+        cluster.kubectl(&["get", "nncp", "p", "-o", "jsonpath={.status.nodes.drifted}"]) == "1"
+    });
+    let told = format!("Warning Drifted p: {line}");
+    eventually("an event", &cluster, Duration::from_secs(5), || {
+        events(&cluster).contains(&told)
+    });
+
+    let (since, nnce) = (
+        status(&cluster, "p", "drift.since"),
+        writes(&cluster, "nodenetworkconfigurationenactments"),
+    );
+    must(cluster.verb("stop").arg("agent-node01"));
+    must(cluster.verb("agent").arg("node01"));
+    std::thread::sleep(Duration::from_secs(12)); // more than a difference must last
+    assert_eq!(status(&cluster, "p", "drift.since"), since);
+    assert_eq!(
+        writes(&cluster, "nodenetworkconfigurationenactments"),
+        nnce,
+        "nothing new is told"
+    );
+    assert!(has(&cluster, "eth1", "mtu 1450"), "mode Apply only reports");
+    assert_eq!(touched(&cluster), before, "NetworkManager was touched");
+
+    set_mtu(&cluster, "eth1", "1400");
+    becomes_here(&cluster, "p", "Drifted=False", 20);
+    assert_eq!(status(&cluster, "p", "drift"), "");
+}
+
+#[test]
+fn what_drifts_is_put_right_where_the_policy_says_so() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    cluster.kubectl_apply(&policy("p", &mtu("mode: Enforce, ", 1400)));
+    becomes(&cluster, "p", "Available", 20);
+    let first = status(&cluster, "p", "slot.granted");
+    set_mtu(&cluster, "eth1", "1450");
+    eventually("the node is put right", &cluster, Duration::from_secs(30), || {
+        has(&cluster, "eth1", "mtu 1400")
+    });
+    becomes_here(&cluster, "p", "Drifted=False", 20);
+    becomes(&cluster, "p", "Available", 20);
+    assert_eq!(status(&cluster, "p", "attempts[*].outcome"), "applied applied");
+    assert_ne!(status(&cluster, "p", "slot.granted"), first, "it has asked for a slot");
+    assert!(events(&cluster).contains("Warning Drifted p: "), "{}", events(&cluster));
+}
+
+#[test]
+fn mode_plan_shows_what_would_change_and_changes_nothing() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let before = touched(&cluster);
+    cluster.kubectl_apply(&policy("p", &mtu("mode: Plan, ", 1400)));
+    let line = |now: u32| format!("interfaces[eth1].mtu: {now} → 1400");
+    let shows = |what: String| {
+        eventually("the plan shows it", &cluster, Duration::from_secs(20), || {
+            status(&cluster, "p", "plan[*]").contains(&what)
+        });
+    };
+    shows(line(1500));
+    let said = |at: &str| {
+        let path = format!("jsonpath={{.status.conditions[?(@.type==\"Progressing\")].{at}}}");
+        cluster.kubectl(&["get", "nncp", "p", "-o", &path])
+    };
+    eventually("the policy says so", &cluster, Duration::from_secs(5), || {
+        said("reason") == "Planned"
+    });
+    assert_eq!(said("message"), "1/1 nodes differ, nothing is changed: mode is Plan");
+    set_mtu(&cluster, "eth1", "1450");
+    shows(line(1450));
+    assert_eq!(touched(&cluster), before, "NetworkManager was touched");
+
+    cluster.kubectl_apply(&policy("p", &mtu("mode: Apply, ", 1400)));
+    becomes(&cluster, "p", "Available", 20);
+    cluster.kubectl_apply(&policy("p", &mtu("mode: Plan, ", 1400)));
+    eventually("generation 3 is Available", &cluster, Duration::from_secs(20), || {
+        status(&cluster, "p", "policyGeneration") == "3" && !status(&cluster, "p", "plan").contains("mtu")
+    });
+    becomes(&cluster, "p", "Available", 20);
+    set_mtu(&cluster, "eth1", "1450");
+    shows(line(1450));
+    becomes_here(&cluster, "p", "Pending", 5);
+}
+
+#[test]
+fn a_policy_that_goes_takes_along_what_it_made_if_it_says_so() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let spec = |rest: &str| {
+        format!(
+            "{{onDelete: Revert, {rest}desiredState: {{interfaces: [{{name: br0, type: linux-bridge, bridge: {{port: [{{name: eth1}}]}}}}, {{name: eth2, type: ethernet, state: up, mtu: 1400}}]}}}}"
+        )
+    };
+    let gone = |why: &str| {
+        eventually(why, &cluster, Duration::from_secs(30), || {
+            let left = cluster.kubectl(&["get", "nnce", "-o", "name"]);
+            left.is_empty() && !has(&cluster, "br0", "br0") && has(&cluster, "eth2", "mtu 1500")
+        });
+    };
+    cluster.kubectl_apply(&policy("p", &spec("")));
+    becomes(&cluster, "p", "Available", 20);
+    assert!(has(&cluster, "br0", "br0") && has(&cluster, "eth2", "mtu 1400"));
+    let back = status(&cluster, "p", "revertState");
+    assert!(
+        back.contains(r#""name":"br0","state":"absent""#) && back.contains(r#""mtu":1500"#),
+        "{back}"
+    );
+    cluster.kubectl(&["delete", "nncp", "p"]); // waits for nobody
+    gone("undone when it is deleted");
+    let told = "Normal Reverted p: node node01 is as it was before policy p";
+    eventually("an event", &cluster, Duration::from_secs(5), || {
+        events(&cluster).contains(told)
+    });
+
+    // not meant any more, after an edit that added something
+    cluster.kubectl_apply(&policy(
+        "p",
+        &spec("nodeSelector: {rack: a}, ").replace("mtu: 1400", "mtu: 1500"),
+    ));
+    cluster.kubectl(&["label", "node", "node01", "rack=a"]);
+    becomes(&cluster, "p", "Available", 20);
+    cluster.kubectl_apply(&policy("p", &spec("nodeSelector: {rack: a}, ")));
+    eventually("the second generation", &cluster, Duration::from_secs(20), || {
+        status(&cluster, "p", "policyGeneration") == "2" && has(&cluster, "eth2", "mtu 1400")
+    });
+    becomes(&cluster, "p", "Available", 20);
+    cluster.kubectl(&["label", "node", "node01", "rack-"]);
+    gone("undone when it does not mean the node any more");
+
+    // while the agent was away
+    cluster.kubectl(&["label", "node", "node01", "rack=a"]);
+    becomes(&cluster, "p", "Available", 20);
+    must(cluster.verb("stop").arg("agent-node01"));
+    cluster.kubectl(&["delete", "nncp", "p"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(has(&cluster, "br0", "br0"));
+    assert!(
+        !cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty(),
+        "the controller leaves it"
+    );
+    must(cluster.verb("agent").arg("node01"));
+    gone("undone when the agent is back");
+
+    // what another policy asks for stays
+    cluster.kubectl_apply(&policy("p", &spec("")));
+    becomes(&cluster, "p", "Available", 20);
+    cluster.kubectl_apply(&policy("q", BR));
+    becomes(&cluster, "q", "Available", 20);
+    cluster.kubectl(&["delete", "nncp", "p"]);
+    eventually("the other is undone", &cluster, Duration::from_secs(30), || {
+        has(&cluster, "eth2", "mtu 1500") && !cluster.kubectl(&["get", "nnce", "-o", "name"]).contains("node01.p")
+    });
+    assert!(has(&cluster, "br0", "br0") && has(&cluster, "eth1", "master br0"));
+    // and a policy that says nothing leaves everything
+    cluster.kubectl(&["delete", "nncp", "q"]);
+    eventually("the enactment is gone", &cluster, Duration::from_secs(10), || {
+        cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+    assert!(has(&cluster, "br0", "br0"));
+}
+
+#[test]
+fn a_policy_is_not_undone_everywhere_at_once() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01", "node02"], &[]);
+    let spec = |rest: &str| {
+        bridge("br0").replacen(
+            '{',
+            &format!("{{onDelete: Revert, maxUnavailable: 1, nodeSelector: {{kubernetes.io/os: {rest}}}, "),
+            1,
+        )
+    };
+    cluster.kubectl_apply(&policy("p", &spec("linux")));
+    becomes(&cluster, "p", "Available", 30);
+    let log = || cluster.log("controller.log");
+    let granted = |text: &str| text.matches("slot granted for generation 0").count();
+    assert_eq!(granted(&log()), 0);
+    // a controller that is away holds it up
+    must(cluster.verb("stop").arg("controller"));
+    cluster.kubectl_apply(&policy("p", &spec("plan9")));
+    cluster.kubectl(&[
+        "wait",
+        "nnce",
+        "node01.p",
+        "node02.p",
+        "--for",
+        "condition=Pending",
+        "--timeout",
+        "20s",
+    ]);
+    assert!(has(&cluster, "br0", "br0"));
+    must(&mut cluster.verb("controller"));
+    eventually("both are undone", &cluster, Duration::from_secs(40), || {
+        cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+    assert!(!has(&cluster, "br0", "br0"));
+    assert_eq!(granted(&log()), 2, "{}", log());
+    becomes(&cluster, "p", "Ignored", 10);
+}
+
+#[test]
+fn the_later_of_two_policies_gives_way_and_goes_on_by_itself() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01", "node02"], &[]);
+    cluster.kubectl_apply(&policy("a", &mtu("", 1400)));
+    becomes(&cluster, "a", "Available", 30);
+    cluster.kubectl_apply(&policy("b", &mtu("", 1450)));
+    becomes(&cluster, "b", "Degraded", 20);
+    let why = "interfaces[eth1].mtu: policy a comes first and asks for another value";
+    let failing = |policy: &str| status(&cluster, policy, "conditions[?(@.type==\"Failing\")].message");
+    let reason = |policy: &str| status(&cluster, policy, "conditions[?(@.type==\"Failing\")].reason");
+    assert_eq!(
+        (failing("b").as_str(), reason("b").as_str()),
+        (why, "ConflictsWithPolicy")
+    );
+    let told = format!("Warning ConflictsWithPolicy b: {why}");
+    eventually("an event", &cluster, Duration::from_secs(5), || {
+        events(&cluster).contains(&told)
+    });
+    assert!(has(&cluster, "eth1", "mtu 1400"));
+
+    // who comes first is turned round
+    cluster.kubectl_apply(&policy("b", &mtu("priority: 5, ", 1450)));
+    becomes(&cluster, "b", "Available", 30);
+    becomes(&cluster, "a", "Degraded", 20);
+    assert!(has(&cluster, "eth1", "mtu 1450"));
+    cluster.kubectl(&["delete", "nncp", "b"]);
+    becomes(&cluster, "a", "Available", 30);
+    assert!(has(&cluster, "eth1", "mtu 1400"));
+}
+
+#[test]
+fn a_rollback_and_a_final_failure_are_events_of_the_policy() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &["--probe-retries", "0"]);
+    cluster.kubectl_apply(&policy("p", &slow("br0", 2)));
+    becomes(&cluster, "p", "Degraded", 30);
+    let failed = "Warning ReconcileFailed p: reconciliation of enactment \"node01.p\" has failed after 1 retries: probe never failed";
+    eventually("both are told", &cluster, Duration::from_secs(5), || {
+        let all = events(&cluster);
+        all.contains("Warning RolledBack p: probe never failed") && all.contains(failed)
+    });
+    let described = cluster.kubectl(&["describe", "nncp", "p"]);
+    assert!(described.contains("RolledBack"), "{described}");
+    assert_eq!(status(&cluster, "p", "revertState"), "", "nothing is left to undo");
+}
+
+#[test]
+fn a_roll_out_stops_at_its_width_and_says_so_everywhere() {
+    if !may_run() {
+        return;
+    }
+    let nodes = ["node01", "node02", "node03"];
+    let cluster = started(&nodes, &["--probe-retries", "0"]);
+    let spec = slow("br0", 4).replacen('{', "{maxUnavailable: 1, ", 1);
+    cluster.kubectl_apply(&policy("p", &spec));
+    becomes(&cluster, "p", "Progressing", 20);
+    let all = |kind: &str| {
+        let path = "jsonpath={.items[*].status.conditions[?(@.status==\"True\")].type}";
+        cluster.kubectl(&["get", "nnce", "-o", path]).matches(kind).count()
+    };
+    eventually("one is at work and two wait", &cluster, Duration::from_secs(20), || {
+        assert!(all("Progressing") <= 1, "never more than one");
+        all("Progressing") == 1
+    });
+    becomes_here(&cluster, "p", "Progressing", 5);
+    becomes_here(&cluster, "p", "Failing", 20);
+    becomes(&cluster, "p", "Degraded", 2);
+    cluster.kubectl(&[
+        "wait",
+        "nnce",
+        "node02.p",
+        "node03.p",
+        "--for",
+        "condition=Aborted",
+        "--timeout",
+        "5s",
+    ]);
+    let message = "jsonpath={.status.conditions[?(@.type==\"Degraded\")].message}";
+    let want = "1/3 nodes failed to configure, 2 nodes aborted configuration";
+    eventually("the policy counts them", &cluster, Duration::from_secs(5), || {
+        cluster.kubectl(&["get", "nncp", "p", "-o", message]) == want
+    });
+    eventually(
+        "events of those that never began",
+        &cluster,
+        Duration::from_secs(5),
+        || {
+            let all = events(&cluster);
+            ["node02.p", "node03.p"].iter().all(|e| {
+                all.contains(&format!(
+                    "Warning ReconcileFailed p: reconciliation of enactment \"{e}\" has aborted"
+                ))
+            })
+        },
+    );
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((all("Failing"), all("Aborted")), (1, 2), "and so it stays");
+    let table = cluster.kubectl(&["get", "nncp,nnce", "-o", "wide"]);
+    println!("{table}");
+    for told in [want, "probe never failed", "1 of 3 nodes failed: the roll-out stopped"] {
+        assert!(table.contains(told), "{told}\n{table}");
+    }
+
+    // a new generation starts afresh
+    cluster.kubectl_apply(&policy("p", &bridge("br0")));
+    becomes(&cluster, "p", "Available", 30);
+    assert_eq!(all("Available"), 3);
+    // a node that is away holds nobody up, and what it left is gone in time
+    must(cluster.verb("stop").arg("agent-node03"));
+    cluster.kubectl(&["delete", "nncp", "p"]);
+    eventually("all enactments are gone", &cluster, Duration::from_secs(10), || {
+        cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+}
+
+#[test]
+fn labels_select_nodes_and_every_version_of_the_api_is_served() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01", "node02"], &[]);
+    let old = policy("p", &bridge("br0").replacen('{', "{nodeSelector: {rack: a}, ", 1));
+    cluster.kubectl_apply(&old.replace("nmstate.io/v1\n", "nmstate.io/v1alpha1\n"));
+    becomes(&cluster, "p", "Ignored", 20);
+    let left = || cluster.kubectl(&["get", "nnce", "-o", "name"]);
+    assert_eq!(left(), "");
+    assert!(!has(&cluster, "br0", "br0"));
+    cluster.kubectl(&["label", "node", "node01", "rack=a"]);
+    becomes(&cluster, "p", "Available", 20);
+    assert!(has(&cluster, "br0", "br0"));
+    assert_eq!(left().trim(), "nodenetworkconfigurationenactment.nmstate.io/node01.p");
+    cluster.kubectl(&["label", "node", "node01", "rack-"]);
+    becomes(&cluster, "p", "Ignored", 20);
+    eventually("the enactment is gone", &cluster, Duration::from_secs(10), || {
+        left().is_empty()
+    });
+    let everywhere = policy("p", &bridge("br0").replacen('{', "{nodeSelector: null, ", 1));
+    cluster.kubectl_apply(&everywhere.replace("nmstate.io/v1\n", "nmstate.io/v1beta1\n"));
+    becomes(&cluster, "p", "Available", 30);
+    assert_eq!(left().lines().count(), 2);
+
+    // two policies for one card do not disturb each other
+    let vlan = |name: &str| {
+        let spec = format!(
+            "{{desiredState: {{interfaces: [{{name: {name}, type: mac-vlan, mac-vlan: {{base-iface: eth2, mode: bridge, promiscuous: true}}}}]}}}}"
+        );
+        cluster.kubectl_apply(&policy(name, &spec));
+    };
+    vlan("mv1");
+    vlan("mv2");
+    becomes(&cluster, "mv1", "Available", 30);
+    becomes(&cluster, "mv2", "Available", 30);
+    assert!(has(&cluster, "mv1", "mv1@eth2") && has(&cluster, "mv2", "mv2@eth2"));
+    for policy in ["p", "mv1", "mv2"] {
+        assert_eq!(status(&cluster, policy, "drift"), "");
+    }
+}
+
+/// What kills at once, and nothing is cleaned up.
+fn kill(cluster: &Cluster, role: &str) {
+    let pid = std::fs::read_to_string(cluster.dir.0.join(format!("c/{role}.pid"))).expect("a pid");
+    must(std::process::Command::new("kill").args(["-9", pid.trim()]));
+    must(cluster.verb("stop").arg(role));
+}
+
+#[test]
+fn an_agent_killed_while_it_mends_or_undoes_goes_on_where_it_was() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let probe = "{name: later, tcp: {host: 10.99.1.1, port: 4}, required: true, timeoutSeconds: 60}";
+    let quick = mtu("mode: Enforce, onDelete: Revert, ", 1400);
+    cluster.kubectl_apply(&policy("p", &quick));
+    becomes(&cluster, "p", "Available", 20);
+    // from now on an apply takes a minute, so that it can be killed
+    let slow = quick.replacen('{', &format!("{{probes: [{probe}], "), 1);
+    cluster.kubectl_apply(&policy("p", &slow));
+    eventually("the second generation", &cluster, Duration::from_secs(20), || {
+        status(&cluster, "p", "policyGeneration") == "2"
+    });
+    becomes(&cluster, "p", "Available", 20);
+    set_mtu(&cluster, "eth1", "1450");
+    eventually("it mends", &cluster, Duration::from_secs(30), || {
+        cluster.log("agent-node01.log").matches("as asked for").count() == 2
+    });
+    kill(&cluster, "agent-node01");
+    cluster.kubectl_apply(&policy("p", &quick));
+    must(cluster.verb("agent").arg("node01"));
+    eventually("it is mended after all", &cluster, Duration::from_secs(60), || {
+        has(&cluster, "eth1", "mtu 1400") && status(&cluster, "p", "policyGeneration") == "3"
+    });
+    becomes(&cluster, "p", "Available", 60);
+
+    cluster.kubectl(&["delete", "nncp", "p"]);
+    eventually("it is undoing", &cluster, Duration::from_secs(20), || {
+        !has(&cluster, "eth1", "mtu 1400")
+    });
+    kill(&cluster, "agent-node01");
+    must(cluster.verb("agent").arg("node01"));
+    eventually("it is undone", &cluster, Duration::from_secs(60), || {
+        has(&cluster, "eth1", "mtu 1500") && cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
+    });
+}

@@ -262,6 +262,62 @@ fn an_agent_keeps_what_was_captured_before_the_change() {
     let _ = running.wait();
 }
 
+#[test]
+fn an_agent_without_a_cluster_shows_puts_right_gives_way_and_undoes() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--no-mgmt"]);
+    let mut running = agent(&node);
+    let policies = node.dir.0.join("policies");
+    let put = |name: &str, rest: &str, mtu: u32| {
+        let spec =
+            format!("{{{rest}desiredState: {{interfaces: [{{name: eth1, type: ethernet, state: up, mtu: {mtu}}}]}}}}");
+        let text = format!("kind: NodeNetworkConfigurationPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+        let fresh = node.dir.0.join("p.new");
+        std::fs::write(&fresh, text).expect("the policy is written");
+        std::fs::rename(&fresh, policies.join(format!("{name}.yaml"))).expect("the policy is put there");
+    };
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < limit, "not within 20 s: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let said = |name: &str| {
+        std::fs::read_to_string(node.dir.0.join(format!("run/enactments/{name}.yaml"))).unwrap_or_default()
+    };
+    let mtu = |n: u32| node.ip(&["link", "show", "eth1"]).contains(&format!("mtu {n} "));
+
+    put("a", "mode: Plan, ", 1400);
+    until("the plan is shown", &|| {
+        said("a").contains("interfaces[eth1].mtu: 1500 → 1400")
+    });
+    assert!(mtu(1500), "nothing is changed");
+    put("a", "mode: Enforce, onDelete: Revert, ", 1400);
+    until("it is applied", &|| {
+        mtu(1400) && said("a").contains("SuccessfullyConfigured")
+    });
+    node.ip(&["link", "set", "eth1", "mtu", "1450"]);
+    until("it is put right", &|| mtu(1400));
+    put("b", "", 1300);
+    until("the later one gives way", &|| {
+        said("b").contains("interfaces[eth1].mtu: policy a comes first and asks for another value")
+    });
+    std::fs::remove_file(policies.join("b.yaml")).expect("it is there");
+    until("it is forgotten", &|| said("b").is_empty());
+    assert!(mtu(1400));
+
+    running.kill().expect("it is still there");
+    let _ = running.wait();
+    std::fs::remove_file(policies.join("a.yaml")).expect("it is there");
+    let mut running = agent(&node);
+    until("it is undone", &|| mtu(1500));
+    running.kill().expect("it is still there");
+    let _ = running.wait();
+}
+
 /// `netwright apply` of MOVED in the background, until the change is there.
 fn moving(node: &Node) -> std::process::Child {
     let wish = node.dir.0.join("wish.yaml");

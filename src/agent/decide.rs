@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::api::condition::{self, Enacting, is_true};
 use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
@@ -14,9 +14,15 @@ use super::{Config, LOOK_AGAIN};
 /// How long an attempt that ended in a failed probe is left alone before the next.
 const AFTER_PROBE: Duration = Duration::from_secs(30);
 
+/// Mending that is needed again within this is one in a row.
+const CALM: SignedDuration = SignedDuration::from_mins(10);
+/// Pause before the second in a row; each one after it waits twice as long as the one before.
+const AFTER_MENDING: SignedDuration = SignedDuration::from_secs(30);
+
 /// The status is about this generation and says its last word.
 pub fn is_final(status: &Status, generation: i64) -> bool {
     let failed = is_true(&status.conditions, "Failing") && !is_true(&status.conditions, "Progressing");
+    let failed = failed && !gives_way(status) && !is_not_reverted(status);
     status.policy_generation == Some(generation) && (failed || is_true(&status.conditions, "Aborted"))
 }
 
@@ -25,10 +31,53 @@ pub fn is_available(status: &Status, generation: i64) -> bool {
     status.policy_generation == Some(generation) && is_true(&status.conditions, "Available")
 }
 
+/// It waits until another policy does not ask for something else any more.
+pub fn gives_way(status: &Status) -> bool {
+    condition::is_true_because(&status.conditions, "Failing", condition::CONFLICTS)
+}
+
+/// Undoing it has failed for good.
+pub fn is_not_reverted(status: &Status) -> bool {
+    condition::is_true_because(&status.conditions, "Failing", condition::NOT_REVERTED)
+}
+
+/// What `Available` says now.
+pub fn success(status: &Status) -> String {
+    let said = status.conditions.iter().find(|c| c.type_ == "Available");
+    said.map_or_else(String::new, |c| c.message.clone())
+}
+
+/// Attempts of this generation since the last that went well.
+fn recent(status: &Status, generation: i64) -> impl Iterator<Item = &Attempt> {
+    let well = |a: &Attempt| matches!(a.outcome.as_str(), "applied" | "unchanged");
+    let all = status.attempts.iter().rev().filter(move |a| a.generation == generation);
+    all.take_while(move |a| !well(a))
+}
+
+/// How often this generation was tried in vain since all was well.
+pub fn failures(status: &Status, generation: i64) -> usize {
+    recent(status, generation).count()
+}
+
+/// A node that drifts again and again is fought over: it is mended after growing pauses.
+pub fn mend_not_before(status: &Status, generation: i64) -> Option<Timestamp> {
+    let applied = status
+        .attempts
+        .iter()
+        .filter(|a| a.generation == generation && a.outcome == "applied");
+    let applied: Vec<Timestamp> = applied.filter_map(|a| a.start.parse().ok()).collect();
+    let in_a_row = |pair: &&[Timestamp]| pair[1].duration_since(pair[0]) < CALM;
+    let times = applied.windows(2).rev().take_while(in_a_row).count();
+    let doubled = i32::try_from(times).ok()?.checked_sub(1).filter(|n| *n >= 0)?;
+    Some(*applied.last()? + AFTER_MENDING * 2i32.saturating_pow(doubled.unsigned_abs()))
+}
+
 /// The status says just this about this generation already.
 pub fn says(status: &Status, generation: i64, how: &Enacting) -> bool {
     let conditions = condition::enactment(how, &status.conditions, "");
-    status.policy_generation == Some(generation) && condition::same(&conditions, &status.conditions)
+    let mut now = status.conditions.clone();
+    now.retain(|c| c.type_ != condition::DRIFTED);
+    status.policy_generation == Some(generation) && condition::same(&conditions, &now)
 }
 
 /// There is leave to work on this generation now.
@@ -59,13 +108,7 @@ pub fn judge(
     config: &Config,
     node: &str,
 ) -> (Enacting, Option<Duration>) {
-    let failed = |outcome: &str| {
-        status
-            .attempts
-            .iter()
-            .filter(|a| a.generation == generation && a.outcome == outcome)
-            .count()
-    };
+    let failed = |outcome: &str| recent(status, generation).filter(|a| a.outcome == outcome).count();
     let tries = u32::try_from(failed("failed") + 1).unwrap_or(u32::MAX);
     let probed = u32::try_from(failed("probe-failed")).unwrap_or(u32::MAX);
     let retrying = |k: u32, of: u32, cause: &str| {
@@ -191,6 +234,60 @@ mod tests {
             [pause(0), pause(1), pause(2), pause(3), pause(4)],
             [Some(1), Some(2), Some(4), Some(8), None]
         );
+    }
+
+    #[test]
+    fn what_went_well_forgives_earlier_failures() {
+        let failed = report(Outcome::Failed {
+            phase: Phase::Execute,
+            cause: "x".into(),
+        });
+        let status = after(&["failed", "failed", "failed", "applied", "failed"]);
+        assert_eq!(
+            judge(&failed, &status, 1, &config(), "n").1.map(|d| d.as_secs()),
+            Some(2)
+        );
+        assert_eq!(
+            failures(&after(&["failed", "applied", "failed", "failed", "failed"]), 1),
+            3
+        );
+        assert_eq!(failures(&after(&[]), 1), 0);
+    }
+
+    #[test]
+    fn mending_in_a_row_waits_longer_each_time() {
+        let at = |starts: &[&str]| {
+            let mut status = after(&vec!["applied"; starts.len()]);
+            for (attempt, start) in status.attempts.iter_mut().zip(starts) {
+                attempt.start = format!("2026-01-01T{start}:00Z");
+            }
+            mend_not_before(&status, 1).map(|t| t.to_string())
+        };
+        assert_eq!(at(&[]), None);
+        assert_eq!(at(&["00:00"]), None);
+        assert_eq!(at(&["00:00", "01:00"]), None);
+        assert_eq!(at(&["00:00", "00:05"]).as_deref(), Some("2026-01-01T00:05:30Z"));
+        assert_eq!(
+            at(&["00:00", "00:05", "00:06"]).as_deref(),
+            Some("2026-01-01T00:07:00Z")
+        );
+        assert_eq!(
+            at(&["00:00", "00:05", "01:00", "01:01"]).as_deref(),
+            Some("2026-01-01T01:01:30Z")
+        );
+    }
+
+    #[test]
+    fn who_gives_way_has_not_said_its_last_word() {
+        let status = |how| Status {
+            conditions: condition::enactment(&how, &[], ""),
+            policy_generation: Some(1),
+            ..Status::default()
+        };
+        assert!(is_final(&status(Enacting::Failed("x".into())), 1));
+        assert!(!is_final(&status(Enacting::Conflicts("x".into())), 1));
+        assert!(!is_final(&status(Enacting::NotReverted("x".into())), 1));
+        assert!(!is_final(&status(Enacting::Retrying("x".into())), 1));
     }
 
     #[test]

@@ -25,6 +25,8 @@ use apiserver::Apiserver;
 mod apiserver;
 pub mod decide;
 pub mod defaults;
+mod events;
+mod inverse;
 mod patch;
 mod publish;
 pub mod standalone;

@@ -2,33 +2,57 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use rustix::fs::inotify;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::api::NodeNetworkConfigurationPolicy as Policy;
 use crate::api::condition::{self, Condition, Enacting};
 use crate::api::nnce::NodeNetworkConfigurationEnactmentStatus as Status;
-use crate::api::nncp::NodeNetworkConfigurationPolicySpec;
+use crate::api::nncp::{Mode, NodeNetworkConfigurationPolicySpec, OnDelete};
 use crate::capture::{self, Captured};
 use crate::error::Invalid;
-use crate::host::Host;
 use crate::host::live::LiveHost;
+use crate::host::{Host, Observation};
 use crate::journal::Recovered;
+use crate::plan::conflict::{self, Asked};
+use crate::plan::{self, Plan, resolve, revert};
 use crate::probe::Prober;
-use crate::transaction::{self, Options, Report};
+use crate::state::NetworkState;
+use crate::transaction::{self, Options, Outcome, Report};
 use crate::yaml;
 
-use super::{Config, decide, stop_signal, worker};
+use super::inverse::Inverses;
+use super::worker::drift::{ANYWAY, Compared, Found, Watch, quiet};
+use super::{Config, LOOK_AGAIN, decide, stop_signal, worker};
+
+/// A policy as it was last dealt with.
+struct Held {
+    policy: Policy,
+    status: Status,
+}
+
+/// What an agent without a cluster has at hand.
+struct Agent<'a> {
+    config: &'a Config,
+    host: LiveHost,
+    prober: Prober,
+    inverses: Inverses,
+    held: BTreeMap<String, Held>,
+    watch: Watch,
+    crash: Option<Recovered>,
+}
 
 /// Watches the folder and applies what is new or changed, until it is told to stop.
-pub async fn run(config: &Config, dir: &Path, host: LiveHost, mut crash: Option<Recovered>) -> anyhow::Result<()> {
+pub async fn run(config: &Config, dir: &Path, host: LiveHost, crash: Option<Recovered>) -> anyhow::Result<()> {
     std::fs::create_dir_all(config.run_dir.join("enactments"))?;
     std::fs::create_dir_all(config.state_dir.join("captures"))?;
     let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
@@ -38,11 +62,20 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost, mut crash: Option<
     #[allow(deprecated)]
     let events = AsyncFd::new(events)?;
     let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), None);
-    let mut done: BTreeMap<String, Value> = BTreeMap::new();
+    let mut agent = Agent {
+        inverses: Inverses::in_dir(&config.state_dir),
+        held: BTreeMap::new(),
+        watch: Watch::default(),
+        config,
+        host,
+        prober,
+        crash,
+    };
     info!(phase = "start", "agent takes policies from {}", dir.display());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     loop {
-        pass(config, dir, &host, &prober, &mut done, &mut crash).await?;
+        agent.pass(dir).await?;
+        let again = agent.compare().await?.unwrap_or(ANYWAY);
         tokio::select! {
             ready = events.readable() => {
                 let mut guard = ready?;
@@ -50,54 +83,356 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost, mut crash: Option<
                 while rustix::io::read(guard.get_inner(), &mut buffer).is_ok() {}
                 guard.clear_ready();
             }
+            true = agent.host.changed(again) => quiet(&agent.host, Instant::now()).await,
+            () = sleep(again) => {}
             () = stop_signal() => return Ok(()),
         }
     }
 }
 
-/// Everything in the folder that is not as it was last time, by priority and name.
-async fn pass(
-    config: &Config,
-    dir: &Path,
-    host: &LiveHost,
-    prober: &Prober,
-    done: &mut BTreeMap<String, Value>,
-    crash: &mut Option<Recovered>,
-) -> anyhow::Result<()> {
-    let mut files: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
-    files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
-    files.sort();
-    let mut policies = vec![];
-    let mut present = vec![];
-    for file in files {
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let read = std::fs::read_to_string(&file).map_err(|e| Invalid::new("document", e.to_string()));
-        match read.and_then(|text| policies_in(&stem, &text)) {
-            Ok(found) => policies.extend(found),
-            Err(fault) => {
-                warn!(policy = stem, phase = "plan", "{}: {fault}", file.display());
-                present.push(stem.clone());
-                publish(config, &stem, Status::default(), &Enacting::Failed(fault.to_string()))?;
+impl Agent<'_> {
+    /// Everything in the folder that is not as it was last time, by priority and name; then what is not there any more.
+    async fn pass(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let config = self.config;
+        let mut files: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
+        files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
+        files.sort();
+        let mut policies = vec![];
+        let mut present = vec![];
+        for file in files {
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let read = std::fs::read_to_string(&file).map_err(|e| Invalid::new("document", e.to_string()));
+            match read.and_then(|text| policies_in(&stem, &text)) {
+                Ok(found) => policies.extend(found),
+                Err(fault) => {
+                    present.push(stem.clone());
+                    self.held.remove(&stem);
+                    let how = Enacting::Failed(fault.to_string());
+                    if !conditions_say(config, &stem, &how) {
+                        warn!(policy = stem, phase = "plan", "{}: {fault}", file.display());
+                        publish(config, &stem, &mut Status::default(), &how)?;
+                    }
+                }
+            }
+        }
+        policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
+        present.extend(policies.iter().map(ResourceExt::name_any));
+        let asked = self.asked(&policies).await;
+        let in_force = |name: &str| {
+            let policy = policies.iter().find(|p| p.name_any() == name);
+            policy.is_some_and(|p| p.spec.mode != Some(Mode::Plan))
+        };
+        let gives_way = conflict::conflicts(&asked, in_force);
+        for policy in &policies {
+            let name = policy.name_any();
+            if policy.spec.paused == Some(true) {
+                self.held.remove(&name);
+                continue;
+            }
+            let held = self.held.get(&name).filter(|h| h.policy.spec == policy.spec);
+            let known = held.map(|h| h.status.clone());
+            let status = match (known, gives_way.get(name.as_str())) {
+                (Some(status), Some(_)) if decide::gives_way(&status) => status,
+                (_, Some((other, path))) => {
+                    let mut status = Status::default();
+                    let why = format!("{path}: policy {other} comes first and asks for another value");
+                    warn!(policy = name, phase = "plan", "{why}");
+                    publish(config, &name, &mut status, &Enacting::Conflicts(why))?;
+                    status
+                }
+                (Some(status), None) if !decide::gives_way(&status) => status,
+                _ => self.apply(policy, Status::default()).await?,
+            };
+            let policy = policy.clone();
+            self.held.insert(name, Held { policy, status });
+        }
+        self.held.retain(|name, _| present.contains(name));
+        let asked: Vec<&Asked> = asked
+            .iter()
+            .filter(|(name, _)| !gives_way.contains_key(name.as_str()) && in_force(name))
+            .map(|(_, asked)| asked)
+            .collect();
+        self.forget_others(&present, &asked).await?;
+        if let Ok(mut seen) = self.host.observe().await {
+            seen.state.hide_secrets();
+            write(&config.run_dir.join("state.yaml"), &seen.state)?;
+        }
+        Ok(())
+    }
+
+    fn node(&self) -> capture::Node {
+        capture::Node {
+            name: self.config.node_name.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn render(&self, policy: &Policy, seen: &Observation) -> Result<worker::Rendered, Invalid> {
+        let kept = read_captures(&captures_file(self.config, &policy.name_any()));
+        let before = kept.filter(|found| found.answers(&policy.spec.capture));
+        worker::render(policy, &self.node(), seen, before, Timestamp::now())
+    }
+
+    /// What each policy asks for; one that is wrong asks for nothing. Two are needed for a conflict, or one that is gone.
+    async fn asked(&self, policies: &[Policy]) -> Vec<(String, Asked)> {
+        let Ok(seen) = self.host.observe().await else {
+            return vec![];
+        };
+        let asked = |policy: &Policy| {
+            let state = self.render(policy, &seen).ok()?.state;
+            let resolved = resolve::resolve(&state, &seen, plan::Options::default()).map(|r| r.state);
+            Some((policy.name_any(), Asked::of(&resolved.unwrap_or(state))))
+        };
+        policies.iter().filter_map(asked).collect()
+    }
+
+    /// Compares the node with what policies made of it. Gives when to look again without an event.
+    async fn compare(&mut self) -> anyhow::Result<Option<Duration>> {
+        let Ok(seen) = self.host.observe().await else {
+            return Ok(Some(LOOK_AGAIN));
+        };
+        let mut soonest = None;
+        let names: Vec<String> = self.held.keys().cloned().collect();
+        for name in names {
+            let Some(Held { policy, status }) = self.held.get(&name) else {
+                continue;
+            };
+            let (policy, mut status) = (policy.clone(), status.clone());
+            let shows = policy.spec.mode == Some(Mode::Plan);
+            let applied = condition::is_true(&status.conditions, "Available") || status.drift.is_some();
+            let Ok(rendered) = self.render(&policy, &seen) else {
+                continue;
+            };
+            let plan = plan::plan(&rendered.state, &seen).map_err(|e| e.under("spec.desiredState"));
+            let lines = worker::drift::lines(&plan);
+            if shows && plan.is_ok() && lines != status.plan {
+                self.show(&policy, &mut status, lines)?;
+            } else if !shows && applied {
+                let pause = self.put_right(&policy, &mut status, &lines, &plan).await?;
+                soonest = soonest.into_iter().chain(pause).min();
+            }
+            self.held.insert(name, Held { policy, status });
+        }
+        Ok(soonest)
+    }
+
+    fn show(&self, policy: &Policy, status: &mut Status, lines: Vec<String>) -> anyhow::Result<()> {
+        let how = match lines.len() {
+            0 => Enacting::Success("successfully reconciled".to_owned()),
+            n => Enacting::Planned(format!("mode is Plan: {n} differences, nothing is changed")),
+        };
+        status.plan = lines;
+        publish(self.config, &policy.name_any(), status, &how)
+    }
+
+    async fn put_right(
+        &mut self,
+        policy: &Policy,
+        status: &mut Status,
+        lines: &[String],
+        plan: &Result<Plan, Invalid>,
+    ) -> anyhow::Result<Option<Duration>> {
+        let name = policy.name_any();
+        loop {
+            let found = Found {
+                status,
+                generation: 0,
+                lines,
+                mends: policy.spec.mode == Some(Mode::Enforce) && plan.is_ok(),
+            };
+            match self.watch.compared(&name, &found, Timestamp::now()) {
+                Compared::Same | Compared::Told => return Ok(None),
+                Compared::Wait(pause) => return Ok(Some(pause)),
+                Compared::Tell(drift) => {
+                    let what = condition::few(&drift.differences);
+                    warn!(policy = name, phase = "drift", "{what}");
+                    status.drift = Some(drift);
+                    let how = Enacting::Success(decide::success(status));
+                    publish(self.config, &name, status, &how)?;
+                }
+                Compared::Over => {
+                    info!(policy = name, phase = "drift", "the node is as it was made again");
+                    status.drift = None;
+                    let how = Enacting::Success("successfully reconciled".to_owned());
+                    publish(self.config, &name, status, &how)?;
+                    return Ok(None);
+                }
+                Compared::Mend => {
+                    self.watch.forget(&name);
+                    *status = self.apply(policy, status.clone()).await?;
+                    return Ok(None);
+                }
             }
         }
     }
-    policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
-    for policy in policies {
-        let name = policy.name_any();
-        let spec = serde_json::to_value(&policy.spec)?;
-        present.push(name.clone());
-        if done.get(&name) != Some(&spec) {
-            apply(config, host, prober, &policy, crash.take_if(|c| c.policy == name)).await?;
-            done.insert(name, spec);
+
+    /// Applies one, as often as it takes. Gives its status.
+    async fn apply(&mut self, policy: &Policy, mut status: Status) -> anyhow::Result<Status> {
+        let (config, name) = (self.config, policy.name_any());
+        if policy.spec.on_delete != Some(OnDelete::Revert) {
+            self.inverses.forget(&name);
+        }
+        let kept = captures_file(config, &name);
+        if let Some(ended) = self.crash.take_if(|c| c.policy == name).map(worker::crash)
+            && !tell(config, &name, &mut status, &ended, Timestamp::now()).await?
+        {
+            return Ok(status);
+        }
+        loop {
+            let start = Timestamp::now();
+            let seen = match self.host.observe().await {
+                Ok(seen) => seen,
+                Err(e) => {
+                    let blind = worker::blind(&e);
+                    match tell(config, &name, &mut status, &blind, start).await? {
+                        true => continue,
+                        false => return Ok(status),
+                    }
+                }
+            };
+            let ready = self
+                .prober
+                .with_overrides(&policy.spec.probes)
+                .map_err(|e| e.under("spec"));
+            let ready = ready.and_then(|prober| Ok((prober, self.render(policy, &seen)?)));
+            let (prober, worker::Rendered { json, state, captured }) = match ready {
+                Ok(ready) => ready,
+                Err(fault) => {
+                    publish(config, &name, &mut status, &Enacting::Failed(fault.to_string()))?;
+                    return Ok(status);
+                }
+            };
+            status.desired_state = Some(json);
+            match &captured {
+                Some(found) => write(&kept, found)?,
+                None => remove(&kept)?,
+            }
+            status.captured_states = captured;
+            if policy.spec.mode == Some(Mode::Plan) {
+                match plan::plan(&state, &seen).map_err(|e| e.under("spec.desiredState")) {
+                    Ok(plan) if plan.is_empty() => self.show(policy, &mut status, vec![])?,
+                    Ok(plan) => self.show(policy, &mut status, plan.lines)?,
+                    Err(fault) => publish(config, &name, &mut status, &Enacting::Failed(fault.to_string()))?,
+                }
+                return Ok(status);
+            }
+            let before = self.remember(policy, &state, &seen)?;
+            publish(config, &name, &mut status, &Enacting::Progressing)?;
+            let done = self.transact(&name, &prober, &state).await;
+            if !matches!(done.outcome, Outcome::Applied | Outcome::Stuck { .. }) {
+                self.keep(&name, before.as_ref())?;
+            }
+            status.plan.clone_from(&done.plan);
+            status.probes.clone_from(&done.probes);
+            if !tell(config, &name, &mut status, &done, start).await? {
+                return Ok(status);
+            }
         }
     }
-    done.retain(|name, _| present.contains(name));
-    forget_others(config, &present)?;
-    if let Ok(mut seen) = host.observe().await {
-        seen.state.hide_secrets();
-        write(&config.run_dir.join("state.yaml"), &seen.state)?;
+
+    /// Keeps what leads back, where the policy says that it is to be undone. Gives what was kept before.
+    fn remember(
+        &self,
+        policy: &Policy,
+        state: &NetworkState,
+        seen: &Observation,
+    ) -> anyhow::Result<Option<NetworkState>> {
+        let name = policy.name_any();
+        let before = self.inverses.whole(&name);
+        if policy.spec.on_delete != Some(OnDelete::Revert) {
+            return Ok(before);
+        }
+        let back = revert::revert(state, seen).and_then(|new| match &before {
+            Some(earlier) => revert::of_both(earlier, &new),
+            None => Ok(new),
+        });
+        match back {
+            Ok(back) => self.keep(&name, Some(&back))?,
+            Err(why) => warn!(policy = name, phase = "plan", "it could not be undone: {why}"),
+        }
+        Ok(before)
     }
-    Ok(())
+
+    fn keep(&self, policy: &str, back: Option<&NetworkState>) -> std::io::Result<()> {
+        match back {
+            Some(back) => self.inverses.keep_whole(policy, back),
+            None => {
+                self.inverses.forget(policy);
+                Ok(())
+            }
+        }
+    }
+
+    /// Undoes what a policy changed that is not there any more, as far as others do not ask for it.
+    async fn undo(&self, name: &str, others: &[&Asked]) -> anyhow::Result<()> {
+        let Some(back) = self.inverses.whole(name) else {
+            return Ok(());
+        };
+        let back = conflict::give_way(back, others);
+        let mut status = Status::default();
+        loop {
+            let start = Timestamp::now();
+            let done = self.transact(name, &self.prober, &back).await;
+            let (how, again) = decide::judge(&done, &status, 0, self.config, &self.config.node_name);
+            status.attempts = decide::attempts(&done, &status, 0, start);
+            match (how, again) {
+                (Enacting::Success(_), _) => {
+                    info!(
+                        policy = name,
+                        phase = "undo",
+                        "the node is as it was before policy {name}"
+                    );
+                    self.inverses.forget(name);
+                    return Ok(());
+                }
+                (_, Some(pause)) => tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stop_signal() => return Ok(()),
+                },
+                (how, None) => {
+                    let aside = self.inverses.put_aside(name)?;
+                    warn!(
+                        policy = name,
+                        phase = "undo",
+                        "could not be undone: {how:?}; what leads back is in {}",
+                        aside.display()
+                    );
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Enactments and captures of policies that are gone. The configuration stays, unless they said otherwise.
+    async fn forget_others(&self, present: &[String], asked: &[&Asked]) -> anyhow::Result<()> {
+        let gone = |name: &String| !present.contains(name);
+        for name in self.inverses.names().into_iter().filter(gone) {
+            self.undo(&name, asked).await?;
+        }
+        let enactments = std::fs::read_dir(self.config.run_dir.join("enactments"))?;
+        let captures = std::fs::read_dir(self.config.state_dir.join("captures"))?;
+        for entry in enactments.chain(captures).flatten() {
+            let stem = entry
+                .path()
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if gone(&stem) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn transact(&self, name: &str, prober: &Prober, state: &NetworkState) -> Report {
+        self.host.set_policy(name);
+        let options = Options {
+            policy: name.to_owned(),
+            ..Options::default()
+        };
+        transaction::run(&self.host, prober, state, &options).await
+    }
 }
 
 /// Policies; or `capture` with `desired` and plain states, which go by the file's name.
@@ -132,74 +467,6 @@ fn policies_in(stem: &str, text: &str) -> Result<Vec<Policy>, Invalid> {
     Ok(all)
 }
 
-async fn apply(
-    config: &Config,
-    host: &LiveHost,
-    prober: &Prober,
-    policy: &Policy,
-    crash: Option<Recovered>,
-) -> anyhow::Result<()> {
-    let name = policy.name_any();
-    let node = capture::Node {
-        name: config.node_name.clone(),
-        ..Default::default()
-    };
-    let mut status = Status::default();
-    let kept = captures_file(config, &name);
-    if let Some(ended) = crash.map(worker::crash)
-        && !tell(config, &name, &mut status, &ended, Timestamp::now()).await?
-    {
-        return Ok(());
-    }
-    loop {
-        let start = Timestamp::now();
-        let seen = match host.observe().await {
-            Ok(seen) => seen,
-            Err(e) => {
-                let blind = worker::blind(&e);
-                match tell(config, &name, &mut status, &blind, start).await? {
-                    true => continue,
-                    false => return Ok(()),
-                }
-            }
-        };
-        let ready = prober
-            .with_overrides(&policy.spec.probes)
-            .map_err(|e| e.under("spec"))
-            .and_then(|prober| {
-                let before = read_captures(&kept).filter(|found| found.answers(&policy.spec.capture));
-                Ok((prober, worker::render(policy, &node, &seen, before, start)?))
-            });
-        let (prober, worker::Rendered { json, state, captured }) = match ready {
-            Ok(ready) => ready,
-            Err(fault) => return publish(config, &name, status, &Enacting::Failed(fault.to_string())),
-        };
-        status.desired_state = Some(json);
-        match &captured {
-            Some(found) => write(&kept, found)?,
-            None => remove(&kept)?,
-        }
-        status.captured_states = captured;
-        publish(config, &name, status.clone(), &Enacting::Progressing)?;
-        host.set_policy(&name);
-        let done = transaction::run(
-            host,
-            &prober,
-            &state,
-            &Options {
-                policy: name.clone(),
-                ..Options::default()
-            },
-        )
-        .await;
-        status.plan.clone_from(&done.plan);
-        status.probes.clone_from(&done.probes);
-        if !tell(config, &name, &mut status, &done, start).await? {
-            return Ok(());
-        }
-    }
-}
-
 /// Publishes how an attempt went. True when it is time for another.
 async fn tell(
     config: &Config,
@@ -210,7 +477,10 @@ async fn tell(
 ) -> anyhow::Result<bool> {
     let (how, again) = decide::judge(done, status, 0, config, &config.node_name);
     status.attempts = decide::attempts(done, status, 0, start);
-    publish(config, name, status.clone(), &how)?;
+    if matches!(how, Enacting::Success(_)) {
+        status.drift = None;
+    }
+    publish(config, name, status, &how)?;
     let Some(pause) = again else { return Ok(false) };
     tokio::select! {
         () = tokio::time::sleep(pause) => Ok(true),
@@ -218,15 +488,29 @@ async fn tell(
     }
 }
 
-fn publish(config: &Config, name: &str, status: Status, how: &Enacting) -> anyhow::Result<()> {
-    let path = config.run_dir.join("enactments").join(format!("{name}.yaml"));
-    let before: Vec<Condition> = read_conditions(&path);
-    let conditions = condition::enactment(how, &before, &Timestamp::now().to_string());
-    let status = Status { conditions, ..status };
+fn publish(config: &Config, name: &str, status: &mut Status, how: &Enacting) -> anyhow::Result<()> {
+    let path = enactment_file(config, name);
+    let before = read_conditions(&path);
+    let now = Timestamp::now().to_string();
+    status.conditions = condition::enactment(how, &before, &now);
+    if status.drift.is_some() || matches!(how, Enacting::Success(_)) {
+        let differences = status.drift.as_ref().map_or(&[][..], |d| &d.differences);
+        status.conditions.push(condition::drifted(differences, &before, &now));
+    }
     write(
         &path,
         &json!({"metadata": {"name": format!("{}.{name}", config.node_name)}, "status": status}),
     )
+}
+
+fn enactment_file(config: &Config, name: &str) -> PathBuf {
+    config.run_dir.join("enactments").join(format!("{name}.yaml"))
+}
+
+/// This stands there already.
+fn conditions_say(config: &Config, name: &str, how: &Enacting) -> bool {
+    let now = read_conditions(&enactment_file(config, name));
+    condition::same(&condition::enactment(how, &now, ""), &now)
 }
 
 fn read_conditions(path: &Path) -> Vec<Condition> {
@@ -246,24 +530,6 @@ fn captures_file(config: &Config, policy: &str) -> PathBuf {
 fn read_captures(path: &Path) -> Option<Captured> {
     let document = yaml::read(&std::fs::read_to_string(path).ok()?).ok()?;
     Captured::from_json(document).ok()
-}
-
-/// Enactments and captures of policies that are gone; the configuration stays.
-fn forget_others(config: &Config, present: &[String]) -> anyhow::Result<()> {
-    let enactments = std::fs::read_dir(config.run_dir.join("enactments"))?;
-    let captures = std::fs::read_dir(config.state_dir.join("captures"))?;
-    for entry in enactments.chain(captures).flatten() {
-        let stem = entry
-            .path()
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if !present.contains(&stem) {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// It may be gone already.

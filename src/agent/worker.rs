@@ -1,5 +1,5 @@
 //! The one worker: takes the policies in order, asks for a slot, applies, reports. At most four writes on an enactment: create, slot
-//! (the controller's), progress, result.
+//! (the controller's), progress, result. What follows later is in `drift` (the node changes) and `undo` (the policy is gone).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::api::condition::{self, Enacting, WAITING};
 use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
-use crate::api::nncp::Mode;
+use crate::api::nncp::{Mode, OnDelete};
 use crate::api::{
     ANNOTATION_FULL_NAME, ANNOTATION_POLICY_UID, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY,
     NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy, label_value,
@@ -27,13 +27,18 @@ use crate::capture::{self, Captured};
 use crate::error::{Invalid, chain};
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
-use crate::plan;
+use crate::plan::{self, Plan, revert};
 use crate::probe::Prober;
 use crate::state::NetworkState;
 use crate::transaction::{self, Options, Outcome, Phase, Report};
 
 use super::apiserver::Apiserver;
+use super::events::{Events, Reason};
+use super::inverse::{self, Inverses};
 use super::{Config, decide, defaults, patch, stop_signal};
+
+pub(super) mod drift;
+mod undo;
 
 /// No call but a watch may take longer.
 const CALL: Duration = Duration::from_secs(10);
@@ -80,6 +85,11 @@ pub struct Worker<H> {
     written: HashMap<String, Status>,
     /// `metadata.uid` of the policies that the above is about.
     uids: HashMap<String, Option<String>>,
+    /// The reading that serves this pass, until something is changed.
+    view: Option<Arc<Observation>>,
+    drift: drift::Watch,
+    events: Events,
+    inverses: Inverses,
 }
 
 impl<H: Host> Worker<H> {
@@ -93,6 +103,10 @@ impl<H: Host> Worker<H> {
         recovered: Option<Recovered>,
     ) -> Self {
         Worker {
+            events: Events::new(apiserver.clone(), &config.node_name),
+            inverses: Inverses::in_dir(&config.state_dir),
+            view: None,
+            drift: drift::Watch::default(),
             config,
             apiserver,
             stores,
@@ -118,6 +132,7 @@ impl<H: Host> Worker<H> {
             () = ready => {}
             () = stop_signal() => return Ok(()),
         }
+        self.inverses.keep_only(|policy| self.status(policy).is_some());
         loop {
             let next = self.pass().await;
             let pause = async {
@@ -129,9 +144,20 @@ impl<H: Host> Worker<H> {
             tokio::select! {
                 () = wake.notified() => {}
                 () = pause => {}
+                () = self.node_changed() => {}
                 () = stop_signal() => return Ok(()),
             }
         }
+    }
+
+    /// One reading for all that is asked between two changes.
+    async fn look(&mut self) -> Result<Arc<Observation>, HostError> {
+        if let Some(view) = &self.view {
+            return Ok(view.clone());
+        }
+        let seen = Arc::new(self.host.observe().await?);
+        self.view = Some(seen.clone());
+        Ok(seen)
     }
 
     /// One look at every policy; gives the shortest time after which one wants another.
@@ -140,19 +166,28 @@ impl<H: Host> Worker<H> {
         let mut policies = self.stores.policies.state();
         policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
         self.forget_gone(policies.iter().map(|p| (p.name_any(), p.uid())).collect());
+        self.view = None;
         let mut soonest = None;
-        for policy in policies {
-            let name = policy.name_any();
-            match self.policy(&policy, &node).await {
-                Ok(Next::Rest) => {}
-                Ok(Next::In(after)) => soonest = Some(soonest.map_or(after, |s: Duration| s.min(after))),
-                Err(e) => {
-                    warn!(policy = name, phase = "report", "{}", chain(&e));
-                    soonest = Some(Duration::from_secs(2));
-                }
+        let mut note = |name: &str, next: Result<Next, kube::Error>| match next {
+            Ok(Next::Rest) => {}
+            Ok(Next::In(after)) => soonest = Some(soonest.map_or(after, |s: Duration| s.min(after))),
+            Err(e) => {
+                warn!(policy = name, phase = "report", "{}", chain(&e));
+                soonest = Some(Duration::from_secs(2));
             }
+        };
+        self.weigh(&policies, &node).await;
+        // what is gone makes room for what is there
+        for gone in self.left_behind() {
+            let next = self.undo(&gone, &self.prober.clone()).await;
+            note(&gone.name_any(), next);
         }
-        soonest
+        self.drift.begin_pass();
+        for policy in policies {
+            let next = self.policy(&policy, &node).await;
+            note(&policy.name_any(), next);
+        }
+        self.drift.soonest(soonest)
     }
 
     /// What we remember of a policy that is gone must not be held against one of the same name.
@@ -163,6 +198,7 @@ impl<H: Host> Worker<H> {
             self.retry_at.remove(name);
             self.waiting.remove(name);
             self.written.remove(name);
+            self.drift.forget(name);
         }
     }
 
@@ -217,25 +253,50 @@ impl<H: Host> Worker<H> {
         let name = policy.name_any();
         let generation = policy.metadata.generation.unwrap_or(0);
         if self.is_of_another(policy) {
-            self.delete(&name).await?;
-            return Ok(Next::Rest); // its end wakes us
+            // its end wakes us
+            return self.leave(&name).await;
         }
         let status = self.status(&name);
+        let paused = policy.spec.paused == Some(true);
         if !policy.spec.matches(&node.labels) {
             self.settled.remove(&name);
-            if status.is_some() {
-                self.delete(&name).await?;
-            }
+            return match status {
+                Some(status) if status.reverts() && paused => Ok(Next::Rest),
+                Some(status) if status.reverts() => {
+                    let prober = self.prober.with_overrides(&policy.spec.probes);
+                    self.undo(policy, &prober.unwrap_or_else(|_| self.prober.clone())).await
+                }
+                Some(_) => self.delete(&name).await.map(|()| Next::Rest),
+                None => Ok(Next::Rest),
+            };
+        }
+        if paused {
             return Ok(Next::Rest);
         }
-        if policy.spec.paused == Some(true) || (self.settled.get(&name) == Some(&generation) && status.is_some()) {
-            return Ok(Next::Rest);
+        if let Some(why) = self.drift.gives_way(&name) {
+            return self.give_way(policy, status.unwrap_or_default(), why).await;
+        }
+        if status.as_ref().is_some_and(decide::gives_way) {
+            self.settled.remove(&name);
+        }
+        let known = status.as_ref().filter(|s| decide::is_available(s, generation));
+        let settled = self.settled.get(&name) == Some(&generation);
+        if let Some(status) = status.as_ref().filter(|_| settled).or(known)
+            && self.recovered.as_ref().is_none_or(|r| r.policy != name)
+        {
+            self.settled.insert(name, generation);
+            return self.compare(policy, status.clone(), node).await;
         }
         let status = status.unwrap_or_default();
         if let Some(found) = self.recovered.take_if(|r| r.policy == name) {
             return self.crashed(policy, status, found).await;
         }
         if decide::is_final(&status, generation) {
+            if self.waiting.remove(&name).is_some() && condition::is_true(&status.conditions, "Aborted") {
+                let object = nnce::name(&self.config.node_name, &name);
+                let note = format!("reconciliation of enactment \"{object}\" has aborted");
+                self.events.tell(policy, Reason::ReconcileFailed, &note);
+            }
             self.settled.insert(name, generation);
             return Ok(Next::Rest);
         }
@@ -261,25 +322,18 @@ impl<H: Host> Worker<H> {
     async fn attempt(&mut self, policy: &Policy, status: Status, node: &capture::Node) -> Result<Next, kube::Error> {
         let start = Timestamp::now();
         let begin = Instant::now();
-        let seen = match self.host.observe().await {
+        let mut status = status;
+        if status.policy_generation != policy.metadata.generation {
+            // what differs from an older wish is not drift from this one
+            status.drift = None;
+        }
+        let seen = match self.look().await {
             Ok(seen) => seen,
-            // what was in place is taken to be so until it can be read
-            Err(_) if decide::is_available(&status, policy.metadata.generation.unwrap_or(0)) => {
-                return Ok(Next::In(super::LOOK_AGAIN));
-            }
             Err(e) => return self.report(policy, status, start, &blind(&e)).await,
         };
-        let prober = self
-            .prober
-            .with_overrides(&policy.spec.probes)
-            .map_err(|e| e.under("spec"));
-        let before = decide::captures_to_keep(&status, &policy.spec.capture);
-        let rendered = prober.and_then(|prober| Ok((prober, render(policy, node, &seen, before, start)?)));
-        let planned = rendered.and_then(|(prober, rendered)| {
-            let plan = plan::plan(&rendered.state, &seen).map_err(|e| e.under("spec.desiredState"))?;
-            Ok((prober, rendered, plan))
-        });
-        let (prober, Rendered { json, state, captured }, plan) = match planned {
+        let wish = self.wish(policy, node, &status, &seen, start);
+        let planned = wish.and_then(|wish| Ok((plan_of(&wish, &seen)?, wish)));
+        let (plan, wish) = match planned {
             Ok(all) => all,
             Err(fault) => {
                 return self
@@ -287,6 +341,8 @@ impl<H: Host> Worker<H> {
                     .await;
             }
         };
+        let Rendered { json, state, captured } = wish.rendered;
+        let prober = wish.prober;
         let status = Status {
             desired_state: Some(json),
             captured_states: captured,
@@ -298,7 +354,7 @@ impl<H: Host> Worker<H> {
         }
         if policy.spec.mode == Some(Mode::Plan) {
             let message = format!("mode is Plan: {} differences, nothing is changed", plan.lines.len());
-            return self.finish(policy, status, &Enacting::Pending(message)).await;
+            return self.finish(policy, status, &Enacting::Planned(message)).await;
         }
         if !decide::has_slot(&status, policy.metadata.generation.unwrap_or(0), start) {
             return self.ask_for_slot(policy, status).await;
@@ -308,7 +364,16 @@ impl<H: Host> Worker<H> {
         if let Some(slot) = &mut status.slot {
             slot.expires = (start + WORK).to_string();
         }
-        let status = self.write(policy, status, &Enacting::Progressing).await?;
+        let before = status.revert_state.clone();
+        match self.inverse(&policy.name_any(), &status, &state, &seen) {
+            Ok(inverse) => status.revert_state = Some(inverse),
+            Err(why) => warn!(
+                policy = policy.name_any(),
+                phase = "plan",
+                "it could not be undone: {why}"
+            ),
+        }
+        let mut status = self.write(policy, status, &Enacting::Progressing).await?;
         self.host.set_policy(&policy.name_any());
         let options = Options {
             policy: policy.name_any(),
@@ -318,10 +383,51 @@ impl<H: Host> Worker<H> {
             done = transaction::run(&self.host, &prober, &state, &options) => done,
             never = self.renew(policy, &status) => match never {},
         };
+        self.view = None;
+        self.drift.stir();
+        if !matches!(done.outcome, Outcome::Applied | Outcome::Stuck { .. }) {
+            status.revert_state = before;
+        }
         if !plan.goes.is_empty() {
             self.follow_addresses(&seen).await;
         }
         self.report(policy, status, start, &done).await
+    }
+
+    /// What a policy wants of this node as it is.
+    fn wish(
+        &self,
+        policy: &Policy,
+        node: &capture::Node,
+        status: &Status,
+        seen: &Observation,
+        now: Timestamp,
+    ) -> Result<Wish, Invalid> {
+        let prober = self.prober.with_overrides(&policy.spec.probes);
+        let before = decide::captures_to_keep(status, &policy.spec.capture);
+        Ok(Wish {
+            prober: prober.map_err(|e| e.under("spec"))?,
+            rendered: render(policy, node, seen, before, now)?,
+        })
+    }
+
+    /// What leads back to before this change, and to before the earlier ones of this policy.
+    fn inverse(
+        &self,
+        policy: &str,
+        status: &Status,
+        state: &NetworkState,
+        seen: &Observation,
+    ) -> Result<Value, Invalid> {
+        let mut all = revert::revert(state, seen)?;
+        if let Some(shown) = &status.revert_state {
+            let earlier = self.inverses.read(policy, shown);
+            let earlier = earlier.or_else(|_| NetworkState::from_json(shown.clone()))?;
+            all = revert::of_both(&earlier, &all)?;
+        }
+        let kept = self.inverses.keep(policy, &all);
+        kept.map_err(|e| Invalid::new("status.revertState", format!("its secrets cannot be kept: {e}")))?;
+        Ok(inverse::published(&all))
     }
 
     /// Connects anew where an address of the node is gone.
@@ -330,6 +436,7 @@ impl<H: Host> Worker<H> {
         let there = |ip| now.facts.addresses.iter().any(|a| a.ip == ip);
         if before.facts.addresses.iter().any(|a| !there(a.ip)) {
             self.apiserver.connect_anew();
+            self.events.begin_anew();
         }
     }
 
@@ -352,11 +459,7 @@ impl<H: Host> Worker<H> {
 
     /// Nothing differs. Says so once, and writes nothing where it was said before.
     async fn in_place(&mut self, policy: &Policy, status: Status, warnings: &[String]) -> Result<Next, kube::Error> {
-        let generation = policy.metadata.generation.unwrap_or(0);
-        if decide::is_available(&status, generation) {
-            self.settled.insert(policy.name_any(), generation);
-            return Ok(Next::Rest);
-        }
+        let status = Status { drift: None, ..status };
         let mut message = "successfully reconciled".to_owned();
         if !warnings.is_empty() {
             message = format!("{message}; {}", warnings.join("; "));
@@ -438,12 +541,14 @@ impl<H: Host> Worker<H> {
         let name = policy.name_any();
         let generation = policy.metadata.generation.unwrap_or(0);
         let (mut how, again) = decide::judge(done, &status, generation, &self.config, &self.config.node_name);
+        self.tell_failure(policy, done, &how, decide::failures(&status, generation) + 1);
         if let Enacting::Success(message) = &mut how
             && !done.warnings.is_empty()
         {
             *message = format!("{message}; {}", done.warnings.join("; "));
         }
         let status = Status {
+            drift: status.drift.clone().filter(|_| !matches!(how, Enacting::Success(_))),
             attempts: decide::attempts(done, &status, generation, start),
             probes: done.probes.clone(),
             plan: if done.plan.is_empty() {
@@ -466,6 +571,23 @@ impl<H: Host> Worker<H> {
         }
     }
 
+    /// Events of an attempt that went wrong.
+    fn tell_failure(&self, policy: &Policy, done: &Report, how: &Enacting, tries: usize) {
+        if let Outcome::Failed { phase, cause } = &done.outcome
+            && phase.touches()
+        {
+            self.events
+                .tell(policy, Reason::RolledBack, &format!("{}: {cause}", phase.word()));
+        } else if let Outcome::ProbeFailed { cause } = &done.outcome {
+            self.events.tell(policy, Reason::RolledBack, cause);
+        }
+        if let Enacting::Failed(message) | Enacting::NotReverted(message) = how {
+            let object = nnce::name(&self.config.node_name, &policy.name_any());
+            let note = format!("reconciliation of enactment \"{object}\" has failed after {tries} retries: {message}");
+            self.events.tell(policy, Reason::ReconcileFailed, &note);
+        }
+    }
+
     async fn finish(&mut self, policy: &Policy, status: Status, how: &Enacting) -> Result<Next, kube::Error> {
         self.write(policy, status, how).await?;
         self.settled
@@ -479,22 +601,35 @@ impl<H: Host> Worker<H> {
         let name = policy.name_any();
         let generation = policy.metadata.generation;
         let now = Timestamp::now().to_string();
-        let status = Status {
-            conditions: condition::enactment(how, &status.conditions, &now),
+        let mut status = Status {
             policy_generation: generation,
             observed_generation: generation,
+            on_delete: policy.spec.on_delete.filter(|o| *o == OnDelete::Revert),
             ..status
         };
+        let mut conditions = condition::enactment(how, &status.conditions, &now);
+        let done = matches!(how, Enacting::Success(_));
+        if done || status.drift.is_some() {
+            let differences = status.drift.as_ref().map_or(&[][..], |d| &d.differences);
+            conditions.push(condition::drifted(differences, &status.conditions, &now));
+        }
+        status.conditions = conditions;
+        if let Some(slot) = status.slot.as_mut().filter(|_| done) {
+            // whoever has to work again asks again
+            slot.expires.clone_from(&now);
+        }
         let before = self.status(&name).unwrap_or_default();
         let mut ours = json!({
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
             "desiredState": status.desired_state, "capturedStates": status.captured_states,
             "plan": status.plan, "probes": status.probes, "attempts": status.attempts, "slot": status.slot,
+            "drift": status.drift, "revertState": status.revert_state, "onDelete": status.on_delete,
         });
         patch::fit(&mut ours);
         for (key, old) in [
             ("desiredState", &before.desired_state),
             ("capturedStates", &before.captured_states),
+            ("revertState", &before.revert_state),
         ] {
             ours[key] = patch::merge(old.as_ref(), Some(&ours[key]));
         }
@@ -595,6 +730,7 @@ impl<H: Host> Worker<H> {
     async fn delete(&mut self, policy: &str) -> Result<(), kube::Error> {
         let api: Api<Enactment> = Api::all(self.apiserver.now());
         self.written.remove(policy);
+        self.inverses.forget(policy);
         let name = nnce::name(&self.config.node_name, policy);
         match timeout(CALL, api.delete(&name, &DeleteParams::default())).await {
             Ok(Err(kube::Error::Api(e))) if e.code == 404 => Ok(()),
@@ -634,6 +770,16 @@ fn report(outcome: Outcome, begin: Instant) -> Report {
         before: None,
         duration: begin.elapsed(),
     }
+}
+
+/// What a policy wants of this node, and how it is proven.
+struct Wish {
+    prober: Prober,
+    rendered: Rendered,
+}
+
+fn plan_of(wish: &Wish, seen: &Observation) -> Result<Plan, Invalid> {
+    plan::plan(&wish.rendered.state, seen).map_err(|e| e.under("spec.desiredState"))
 }
 
 /// A policy for this node.

@@ -31,6 +31,8 @@ pub struct Condition {
 pub enum Enacting {
     /// It waits for a slot.
     Pending(String),
+    /// The difference is published and nothing is changed.
+    Planned(String),
     /// It is at work.
     Progressing,
     /// Done.
@@ -39,12 +41,27 @@ pub enum Enacting {
     Retrying(String),
     /// It failed for good.
     Failed(String),
+    /// Another policy comes first and asks for something else.
+    Conflicts(String),
+    /// What it changed is being undone.
+    Reverting,
+    /// What it changed could not be undone.
+    NotReverted(String),
     /// The roll-out stopped before it began.
     Aborted(String),
 }
 
 /// The usual word to a node that waits.
 pub const WAITING: &str = "Waiting for progressing nodes to finish";
+
+/// Reason of an enactment that gives way to another policy.
+pub const CONFLICTS: &str = "ConflictsWithPolicy";
+/// Reason of an enactment whose policy is gone and could not be undone.
+pub const NOT_REVERTED: &str = "FailedToRevert";
+/// Reason of what only shows its plan.
+pub const PLANNED: &str = "Planned";
+/// Type of the condition that tells whether the node is still as it was made.
+pub const DRIFTED: &str = "Drifted";
 
 const TRUE: &str = "True";
 const FALSE: &str = "False";
@@ -54,6 +71,7 @@ const UNKNOWN: &str = "Unknown";
 pub fn enactment(how: &Enacting, before: &[Condition], now: &str) -> Vec<Condition> {
     let (on, reason, rest, message): (&[&str], &str, &str, &str) = match how {
         Enacting::Pending(m) => (&["Pending"], "MaxUnavailableLimitReached", FALSE, m),
+        Enacting::Planned(m) => (&["Pending"], PLANNED, FALSE, m),
         Enacting::Progressing => (
             &["Progressing"],
             "ConfigurationProgressing",
@@ -63,9 +81,12 @@ pub fn enactment(how: &Enacting, before: &[Condition], now: &str) -> Vec<Conditi
         Enacting::Success(m) => (&["Available"], "SuccessfullyConfigured", FALSE, m),
         Enacting::Retrying(m) => (&["Failing", "Progressing"], "Retrying", FALSE, m),
         Enacting::Failed(m) => (&["Failing"], "FailedToConfigure", FALSE, m),
+        Enacting::Conflicts(m) => (&["Failing"], CONFLICTS, FALSE, m),
+        Enacting::Reverting => (&["Progressing"], "ConfigurationProgressing", FALSE, "Reverting"),
+        Enacting::NotReverted(m) => (&["Failing"], NOT_REVERTED, FALSE, m),
         Enacting::Aborted(m) => (&["Aborted"], "ConfigurationAborted", FALSE, m),
     };
-    let undecided = *how == Enacting::Progressing;
+    let undecided = matches!(how, Enacting::Progressing | Enacting::Reverting);
     let types = ["Available", "Failing", "Progressing", "Pending", "Aborted"];
     let one = |t: &&str| {
         let is = on.contains(t);
@@ -77,6 +98,24 @@ pub fn enactment(how: &Enacting, before: &[Condition], now: &str) -> Vec<Conditi
         condition(t, status, reason, if is { message } else { "" }, before, now)
     };
     types.iter().map(one).collect()
+}
+
+/// Whether a node is still as a policy made it; what differs, one line a property.
+pub fn drifted(differences: &[String], before: &[Condition], now: &str) -> Condition {
+    let (status, reason) = match differences.is_empty() {
+        true => (FALSE, "SuccessfullyConfigured"),
+        false => (TRUE, "NodeDiffers"),
+    };
+    condition(DRIFTED, status, reason, &few(differences), before, now)
+}
+
+/// The first three of many, in one sentence.
+pub fn few(lines: &[String]) -> String {
+    let shown = lines.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+    match lines.len() {
+        0..=3 => shown,
+        more => format!("{shown} and {} more", more - 3),
+    }
 }
 
 /// How a policy stands.
@@ -92,6 +131,8 @@ pub enum Rollout {
     NotMatching,
     /// Kept as it is.
     Paused,
+    /// Shows what it would change.
+    Planned(String),
 }
 
 /// All conditions of a policy.
@@ -107,9 +148,11 @@ pub fn policy(how: &Rollout, before: &[Condition], now: &str) -> Vec<Condition> 
             "Policy does not match any node",
         ),
         Rollout::Paused => ([UNKNOWN, UNKNOWN, FALSE, FALSE], "Paused", "Policy is paused"),
+        Rollout::Planned(m) => ([FALSE, FALSE, FALSE, FALSE], PLANNED, m.as_str()),
     };
     let types = ["Available", "Degraded", "Progressing", "Ignored"];
-    let said = |t: &str, status: &str| status == TRUE || (*how == Rollout::Paused && t == "Progressing");
+    let stands = matches!(how, Rollout::Paused | Rollout::Planned(_));
+    let said = |t: &str, status: &str| status == TRUE || (stands && t == "Progressing");
     types
         .iter()
         .zip(statuses)
@@ -135,6 +178,13 @@ fn condition(type_: &str, status: &str, reason: &str, message: &str, before: &[C
 /// The condition of this type is True.
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     conditions.iter().any(|c| c.type_ == type_ && c.status == TRUE)
+}
+
+/// The condition of this type is True for this reason.
+pub fn is_true_because(conditions: &[Condition], type_: &str, reason: &str) -> bool {
+    conditions
+        .iter()
+        .any(|c| c.type_ == type_ && c.status == TRUE && c.reason == reason)
 }
 
 /// Equal but for times.
@@ -163,10 +213,31 @@ mod tests {
             (Enacting::Retrying(String::new()), "Failing"),
             (Enacting::Failed(String::new()), "Failing"),
             (Enacting::Aborted(String::new()), "Aborted"),
+            (Enacting::Planned(String::new()), "Pending"),
+            (Enacting::Conflicts(String::new()), "Failing"),
+            (Enacting::Reverting, "Progressing"),
+            (Enacting::NotReverted(String::new()), "Failing"),
         ] {
             let conditions = enactment(&how, &[], "t");
             assert_eq!((conditions.len(), status(&conditions)), (5, want));
         }
+    }
+
+    #[test]
+    fn drift_is_told_in_a_short_sentence() {
+        let lines: Vec<String> = (1..=5)
+            .map(|i| format!("interfaces[eth{i}].mtu: 1400 → 1500"))
+            .collect();
+        let told = drifted(&lines, &[], "1");
+        assert_eq!((told.type_.as_str(), told.status.as_str()), ("Drifted", TRUE));
+        assert!(
+            told.message.ends_with("interfaces[eth3].mtu: 1400 → 1500 and 2 more"),
+            "{}",
+            told.message
+        );
+        let gone = drifted(&[], std::slice::from_ref(&told), "2");
+        assert_eq!((gone.status.as_str(), gone.message.as_str()), (FALSE, ""));
+        assert_eq!(drifted(&lines, &[told], "3").last_transition_time.as_deref(), Some("1"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::nncp::OnDelete;
 use super::{Condition, Crd, any_object, as_version};
 use crate::probe::ProbeResult;
 
@@ -36,6 +37,13 @@ use crate::probe::ProbeResult;
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.status==\"True\")].reason"
+    ),
+    printcolumn(name = "Drifted", type_ = "date", json_path = ".status.drift.since", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.message)].message",
+        priority = 1
     )
 )]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
@@ -45,7 +53,7 @@ pub struct NodeNetworkConfigurationEnactmentSpec {}
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeNetworkConfigurationEnactmentStatus {
-    /// Available, Failing, Progressing, Pending, Aborted.
+    /// Available, Failing, Progressing, Pending, Aborted; Drifted once it was applied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// What was to be applied, templates filled in.
@@ -80,10 +88,14 @@ pub struct NodeNetworkConfigurationEnactmentStatus {
     /// What differs from the policy since it was applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
-    /// The inverse, recorded before the first apply.
+    /// The inverse of all that was applied, as recorded before each thing was first touched. Secrets are hidden; the node itself keeps
+    /// them, for root only, under its state directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub revert_state: Option<Value>,
+    /// What the policy said is to happen when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_delete: Option<OnDelete>,
     /// Failed tries by generation, as the incumbent kept them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retry_count: BTreeMap<String, i64>,
@@ -93,25 +105,28 @@ pub struct NodeNetworkConfigurationEnactmentStatus {
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// Generation of the policy.
+    /// Generation of the policy; 0 for an undo.
     #[serde(default)]
     pub generation: i64,
     /// RFC 3339.
     pub start: String,
     /// Milliseconds.
     pub duration_ms: u64,
-    /// `applied`, `failed`, `probe-failed`, `refused`, `stuck`.
+    /// `applied`, `unchanged`, `failed`, `probe-failed`, `refused`, `stuck`.
     pub outcome: String,
     /// One sentence.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
 }
 
+/// Stands for the generation of a policy where what it changed is undone: generations begin with 1.
+pub const UNDO: i64 = 0;
+
 /// Leave to work.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Slot {
-    /// Generation of the policy that it is for.
+    /// Generation of the policy that it is for; 0 to undo it.
     pub generation: i64,
     /// RFC 3339.
     pub granted: String,
@@ -126,6 +141,13 @@ pub struct Drift {
     pub since: String,
     /// One line a property.
     pub differences: Vec<String>,
+}
+
+impl NodeNetworkConfigurationEnactmentStatus {
+    /// Something was changed that is to be undone when the policy is gone.
+    pub fn reverts(&self) -> bool {
+        self.on_delete == Some(OnDelete::Revert) && self.revert_state.is_some()
+    }
 }
 
 impl NodeNetworkConfigurationEnactment {

@@ -48,6 +48,10 @@ pub enum OnDelete {
     derive = "PartialEq",
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].type"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].reason"),
+    printcolumn(name = "Available", type_ = "integer", json_path = ".status.nodes.available", priority = 1),
+    printcolumn(name = "Matching", type_ = "integer", json_path = ".status.nodes.matching", priority = 1),
+    printcolumn(name = "Drifted", type_ = "integer", json_path = ".status.nodes.drifted", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.message)].message", priority = 1),
     validation = kube::core::cel::Rule::new("self.metadata.name.size() <= 63").message("a policy's name must be no more than 63 characters")
 )]
 #[serde(rename_all = "camelCase")]

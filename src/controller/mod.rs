@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::agent::{cluster_config, stop_signal, watch};
 use crate::api::condition::{self, Enacting, same};
-use crate::api::nnce::Slot;
+use crate::api::nnce::{Slot, UNDO};
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy};
 
@@ -29,7 +29,7 @@ mod lease;
 mod rollout;
 mod world;
 
-use rollout::{Decision, decide};
+use rollout::{Decision, decide, undoing};
 use world::{Change, Enactment, Policy, World};
 
 /// How long a node may take before it must say that it is still at work.
@@ -168,6 +168,7 @@ impl Controller {
             } else {
                 self.written.remove(&name);
             }
+            writes.extend(self.undo(&name));
         }
         let answers = join_all(writes.iter().map(|write| self.send(write))).await;
         for (write, answer) in writes.iter().zip(answers) {
@@ -215,6 +216,23 @@ impl Controller {
                     writes.push(Write::Status(name.to_owned(), Box::new(status)));
                 }
             }
+        }
+        writes
+    }
+
+    /// Lets nodes undo a policy that is gone or does not mean them any more, not all at once.
+    fn undo(&mut self, name: &str) -> Vec<Write> {
+        let spec = self.world.policy(name).map(|policy| &policy.spec);
+        if spec.is_some_and(|spec| spec.paused == Some(true)) {
+            return vec![];
+        }
+        let max = spec.and_then(|spec| spec.max_unavailable.as_ref());
+        let now = Timestamp::now();
+        let (grants, wake) = undoing(max, &self.world.left_behind(name), now);
+        let writes = grants.iter().map(|e| Write::Grant((*e).clone(), UNDO)).collect();
+        if let Some(at) = wake {
+            let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+            wake_at(&mut self.wake, name, Instant::now() + left);
         }
         writes
     }

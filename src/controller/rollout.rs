@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::world::{Enactment, Node, Policy};
-use crate::api::condition::Rollout;
+use crate::api::condition::{self, Rollout};
+use crate::api::nnce::UNDO;
 use crate::api::nncp::{Mode, NodeCounts};
 
 /// What is to be done for one policy.
@@ -35,6 +36,8 @@ enum Standing {
     Unknown,
     /// Asks for a slot; true if it had one and let it end.
     Waiting(bool),
+    /// Was done, and asks for a slot to put right what somebody else changed since.
+    Mending,
     /// Has a slot.
     Working,
     /// Failed, has a slot, will try again.
@@ -43,6 +46,8 @@ enum Standing {
     Drifted,
     /// Failed for good, or let its slot end while it worked.
     Failed,
+    /// Gives way to another policy: never begun, and will go on by itself.
+    Conflicts,
     Aborted,
 }
 
@@ -53,6 +58,10 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
     let slot = e.slot.filter(|slot| slot.generation == generation);
     let live = slot.is_some_and(|slot| slot.expires > now);
     let asks = e.asks == Some(generation);
+    if undoes(e, now) {
+        // it came back while it was at that
+        return Standing::Working;
+    }
     if e.generation != Some(generation) {
         return match (live, asks) {
             (true, _) => Standing::Working,
@@ -69,17 +78,44 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
     } else if e.is("Failing") && e.is("Progressing") {
         let dead = slot.is_some_and(|slot| slot.expires + GRACE <= now);
         if dead { Standing::Failed } else { Standing::Retrying }
+    } else if condition::is_true_because(&e.conditions, "Failing", condition::CONFLICTS) {
+        Standing::Conflicts
     } else if e.is("Failing") {
         Standing::Failed
     } else if live {
         Standing::Working
     } else if e.is("Progressing") {
         Standing::Failed
+    } else if e.is("Pending") && e.is(condition::DRIFTED) {
+        Standing::Mending
     } else if e.is("Pending") || asks {
         Standing::Waiting(slot.is_some())
     } else {
         Standing::Unknown
     }
+}
+
+/// Has leave to undo the policy.
+fn undoes(e: &Enactment, now: Timestamp) -> bool {
+    e.slot.is_some_and(|slot| slot.generation == UNDO && slot.expires > now)
+}
+
+/// Who of those that have to undo a policy may begin, in this order, and when to decide again. As many at a time as might apply it, counted
+/// from those that are left; those that could not undo it keep their share.
+pub fn undoing<'a>(
+    max: Option<&IntOrString>,
+    left: &[&'a Enactment],
+    now: Timestamp,
+) -> (Vec<&'a Enactment>, Option<Timestamp>) {
+    let failed = |e: &&&Enactment| condition::is_true_because(&e.conditions, "Failing", condition::NOT_REVERTED);
+    let busy = left.iter().filter(|e| undoes(e, now)).count() + left.iter().filter(failed).count();
+    let waiting = left.iter().filter(|e| e.is("Pending") && !undoes(e, now));
+    let room = max_unavailable(max, left.len()).saturating_sub(busy);
+    let ends = left
+        .iter()
+        .filter(|e| undoes(e, now))
+        .filter_map(|e| Some(e.slot?.expires));
+    (waiting.take(room).copied().collect(), ends.min())
 }
 
 /// Still works for an older generation: a transaction is not broken off.
@@ -135,39 +171,46 @@ pub fn decide<'a>(
         .iter()
         .filter_map(|(e, standing)| match standing {
             Standing::Waiting(again) => Some((*e, *again)),
+            Standing::Mending => Some((*e, true)),
             _ => None,
         })
         .collect();
-    // one that did not use its slot comes after those that had none
+    // one that did not use its slot, or was done before, comes after those that had none
     waiting.sort_by_key(|(_, again)| *again);
     let waiting = waiting.into_iter().map(|(e, _)| e);
+    // what works already is not given up because it does not work elsewhere
+    let mends = |e: &&Enactment| standing(e, generation, now) == Standing::Mending;
 
     let stopped = failed >= most && !policy.spec.paused.unwrap_or(false);
-    let held = policy.spec.paused.unwrap_or(false) || policy.spec.mode == Some(Mode::Plan);
+    let shows = policy.spec.mode == Some(Mode::Plan);
+    let held = policy.spec.paused.unwrap_or(false) || shows;
     let (grants, aborts) = match (held, stopped) {
         (true, _) => (vec![], vec![]),
-        (false, true) => (vec![], waiting.collect()),
+        (false, true) => (vec![], waiting.filter(|e| !mends(e)).collect()),
         (false, false) => (waiting.take(most.saturating_sub(holding + failed)).collect(), vec![]),
     };
 
     let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let waits = count(|s| matches!(s, Standing::Waiting(_)));
+    let waits = count(|s| matches!(s, Standing::Waiting(_) | Standing::Mending));
     let counts = NodeCounts {
         matching: as_u32(matching.len()),
         ready: as_u32(matching.values().filter(|node| node.ready).count()),
         available: as_u32(count(|s| matches!(s, Standing::Available | Standing::Drifted))),
-        failing: as_u32(count(|s| matches!(s, Standing::Failed | Standing::Retrying))),
+        failing: as_u32(count(|s| {
+            matches!(s, Standing::Failed | Standing::Retrying | Standing::Conflicts)
+        })),
         progressing: as_u32(count(|s| matches!(s, Standing::Working | Standing::Retrying))),
         // those that are about to be told count as told: one write less
         pending: as_u32(waits - aborts.len()),
         aborted: as_u32(count(|s| s == Standing::Aborted) + aborts.len()),
-        drifted: as_u32(count(|s| s == Standing::Drifted)),
+        drifted: as_u32(count(|s| matches!(s, Standing::Drifted | Standing::Mending))),
     };
     let through: BTreeSet<&String> = known
         .iter()
         .filter(|(_, standing)| match standing {
             Standing::Unknown | Standing::Working | Standing::Retrying => false,
-            Standing::Waiting(_) => stopped,
+            Standing::Waiting(_) => stopped || shows,
+            Standing::Mending => stopped,
             _ => true,
         })
         .map(|(e, _)| &e.node)
@@ -178,7 +221,7 @@ pub fn decide<'a>(
         aborts,
         rollout: match policy.spec.paused {
             Some(true) if !matching.is_empty() => Rollout::Paused,
-            _ => rollout(&counts),
+            _ => rollout(&counts, shows),
         },
         terminal: matching
             .iter()
@@ -204,8 +247,8 @@ fn ends(e: &Enactment, generation: i64) -> Option<Timestamp> {
     }
 }
 
-/// What all nodes together made of it: the first rule that holds.
-fn rollout(counts: &NodeCounts) -> Rollout {
+/// What all nodes together made of it: the first rule that holds. Where it only `shows`, whoever waits is through.
+fn rollout(counts: &NodeCounts, shows: bool) -> Rollout {
     let NodeCounts {
         matching,
         ready,
@@ -229,6 +272,10 @@ fn rollout(counts: &NodeCounts) -> Rollout {
             n => format!(", {n} nodes aborted configuration"),
         };
         Rollout::Failed(format!("{failing}/{matching} nodes failed to configure{aborted}"))
+    } else if shows && pending > 0 && finished + pending >= ready {
+        Rollout::Planned(format!(
+            "{pending}/{matching} nodes differ, nothing is changed: mode is Plan{ignored}"
+        ))
     } else if finished < ready {
         Rollout::Progressing(format!("{progress}{ignored}"))
     } else if pending > 0 {
@@ -241,7 +288,7 @@ fn rollout(counts: &NodeCounts) -> Rollout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::condition::{self, Condition, Enacting};
+    use crate::api::condition::{self, Enacting};
     use crate::controller::world::Slot;
 
     const NOW: i64 = 1000;
@@ -291,15 +338,14 @@ mod tests {
             "available" | "drifted" => Some(Enacting::Success("s".into())),
             "failed" => Some(Enacting::Failed("f".into())),
             "aborted" => Some(Enacting::Aborted("a".into())),
+            "mending" => Some(Enacting::Pending(condition::WAITING.into())),
+            "conflicts" => Some(Enacting::Conflicts("c".into())),
+            "planned" => Some(Enacting::Planned("p".into())),
             other => panic!("no such word: {other}"),
         };
         let mut conditions = how.map(|how| condition::enactment(&how, &[], "")).unwrap_or_default();
-        if word == "drifted" {
-            conditions.push(Condition {
-                type_: "Drifted".into(),
-                status: "True".into(),
-                ..Condition::default()
-            });
+        if matches!(word, "drifted" | "mending") {
+            conditions.push(condition::drifted(&["d".into()], &[], ""));
         }
         let has_slot = matches!(word, "granted" | "working" | "retrying") || words.contains(&"expired");
         Enactment {
@@ -450,6 +496,101 @@ mod tests {
         policy.spec.mode = Some(Mode::Plan);
         let (go, stop, _) = decided(&policy, 2, &["n1 waiting", "n2 waiting"]);
         assert!(go.is_empty() && stop.is_empty());
+    }
+
+    #[test]
+    fn mode_plan_says_how_many_nodes_differ() {
+        let mut policy = policy("1");
+        policy.spec.mode = Some(Mode::Plan);
+        let said = |fleet: &[&str]| decided(&policy, 2, fleet).2;
+        assert_eq!(
+            said(&["n1 available", "n2 planned"]),
+            "Progressing: 1/2 nodes differ, nothing is changed: mode is Plan"
+        );
+        assert_eq!(
+            said(&["n1 available", "n2 available"]),
+            "Available: 2/2 nodes successfully configured"
+        );
+        assert_eq!(
+            said(&["n1 planned"]),
+            "Progressing: Policy is progressing 0/2 nodes finished"
+        );
+    }
+
+    #[test]
+    fn a_node_that_mends_itself_waits_for_its_turn_and_is_not_aborted() {
+        assert_eq!(grants("1", 3, &["n1 mending", "n2 waiting"]), ["n2"]);
+        assert_eq!(grants("2", 3, &["n1 mending", "n2 waiting"]), ["n2", "n1"]);
+        let (go, stop, status) = decided(&policy("1"), 3, &["n1 mending", "n2 failed", "n3 waiting"]);
+        assert_eq!((go, stop), (vec![], vec!["n3".to_owned()]));
+        assert_eq!(
+            status,
+            "Degraded: 1/3 nodes failed to configure, 1 nodes aborted configuration"
+        );
+        let mut fleet = [enactment("n1 mending"), enactment("n2 drifted")];
+        let refs: Vec<&Enactment> = fleet.iter().collect();
+        assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).counts.drifted, 2);
+        fleet[0].conditions.pop();
+        let refs: Vec<&Enactment> = fleet.iter().collect();
+        assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).counts.drifted, 1);
+    }
+
+    #[test]
+    fn who_gives_way_to_another_policy_is_degraded_but_stops_nobody() {
+        let (go, stop, status) = decided(&policy("1"), 2, &["n1 conflicts", "n2 waiting"]);
+        assert_eq!((go, stop), (vec!["n2".to_owned()], vec![]));
+        assert_eq!(status, "Degraded: 1/2 nodes failed to configure");
+    }
+
+    #[test]
+    fn a_policy_is_undone_by_as_many_nodes_at_a_time_as_might_apply_it() {
+        let grants = |max: Option<i32>, fleet: &[&str]| {
+            let mut fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
+            for e in fleet.iter_mut().filter(|e| e.is("Progressing")) {
+                e.slot = e.slot.map(|slot| Slot {
+                    generation: UNDO,
+                    ..slot
+                });
+            }
+            for e in fleet.iter_mut().filter(|e| e.is("Failing")) {
+                e.conditions = condition::enactment(&Enacting::NotReverted("x".into()), &[], "");
+            }
+            let refs: Vec<&Enactment> = fleet.iter().collect();
+            let max = max.map(IntOrString::Int);
+            let (go, wake) = undoing(max.as_ref(), &refs, at(NOW));
+            (go.iter().map(|e| e.node.clone()).collect::<Vec<_>>(), wake)
+        };
+        let none: Vec<String> = vec![];
+        let four = ["n1 waiting", "n2 waiting", "n3 waiting", "n4 waiting"];
+        assert_eq!(grants(None, &four), (vec!["n1".to_owned(), "n2".to_owned()], None));
+        assert_eq!(grants(Some(1), &four).0, ["n1"]);
+        assert_eq!(
+            grants(Some(1), &["n1 working", "n2 waiting"]),
+            (none.clone(), Some(at(NOW + 60)))
+        );
+        assert_eq!(grants(Some(1), &["n1 working expired", "n2 waiting"]).0, ["n2"]);
+        assert_eq!(
+            grants(Some(1), &["n1 failed", "n2 waiting"]).0,
+            none,
+            "it does not work: it stops"
+        );
+        // a slot from before, to apply it, is none to undo it
+        assert_eq!(grants(Some(2), &["n1 available", "n2 waiting"]).0, ["n2"]);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_while_it_undoes_is_at_work() {
+        let mut e = enactment("n1 working");
+        e.slot = e.slot.map(|slot| Slot {
+            generation: UNDO,
+            ..slot
+        });
+        let waits = enactment("n2 waiting");
+        let decision = |now| {
+            let decision = decide(&policy("1"), &nodes(2), &[&e, &waits], now);
+            (decision.grants.len(), decision.aborts.len())
+        };
+        assert_eq!(decision(at(NOW)), (0, 0));
     }
 
     #[test]

@@ -279,6 +279,16 @@ impl World {
         self.named(policy).filter(|e| !self.policy_gone(e)).collect()
     }
 
+    /// Enactments of a policy, there or gone, whose nodes have to undo it, by name of the node.
+    pub fn left_behind(&self, policy: &str) -> Vec<&Enactment> {
+        let meant = |e: &Enactment, labels| self.policy(&e.policy).is_some_and(|p| p.spec.matches(labels));
+        let left = |e: &&Enactment| {
+            let node = self.nodes.items.get(&e.node);
+            e.reverts && node.is_some_and(|node| self.policy_gone(e) || !meant(e, &node.labels))
+        };
+        self.named(policy).filter(left).collect()
+    }
+
     /// Enactments of a policy whose node, or the policy itself, is not there. One that can undo the policy is left to its node's agent.
     pub fn orphans(&self, policy: &str) -> Vec<&Enactment> {
         let orphaned = |e: &&Enactment| !self.nodes.items.contains_key(&e.node) || self.policy_gone(e) && !e.reverts;
@@ -321,6 +331,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
     let policy_uid = object.annotations().get(ANNOTATION_POLICY_UID).cloned();
     let (uid, resource_version, revision) = (object.uid(), object.resource_version(), revision(&object));
     let status = object.status.unwrap_or_default();
+    let reverts = status.reverts();
     Some(Enactment {
         asks: asks.filter(|_| status.conditions.is_empty()),
         slot: status.slot.and_then(|slot| {
@@ -330,7 +341,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
             })
         }),
         generation: status.policy_generation,
-        reverts: status.revert_state.is_some(),
+        reverts,
         conditions: status.conditions,
         name,
         policy,
@@ -412,6 +423,28 @@ mod tests {
         world.apply(Change::Enactment(Event::InitDone));
         assert_eq!(names(&world.orphans("br0")), ["n2.br0"]);
         assert_eq!(names(&world.orphans("gone")), ["n1.gone"]);
+    }
+
+    #[test]
+    fn who_has_to_undo_a_policy_is_left_behind_and_no_orphan() {
+        let mut world = listed();
+        world.apply(Change::Enactment(Event::InitDone));
+        let mut gone = nnce("n1", "gone", 8);
+        let status = json!({"onDelete": "Revert", "revertState": {"interfaces": []}});
+        gone.status = serde_json::from_value(status).ok();
+        world.apply(Change::Enactment(Event::Apply(gone.clone())));
+        assert!(world.orphans("gone").is_empty());
+        assert_eq!(names(&world.left_behind("gone")), ["n1.gone"]);
+        let mut there = nncp("gone");
+        world.apply(Change::Policy(Event::Apply(there.clone())));
+        assert!(world.left_behind("gone").is_empty());
+        there.spec.node_selector = [("rack".to_owned(), "a".to_owned())].into();
+        world.apply(Change::Policy(Event::Apply(there)));
+        assert_eq!(names(&world.left_behind("gone")), ["n1.gone"]);
+        gone.metadata.resource_version = Some("9".into());
+        gone.status.as_mut().unwrap().on_delete = None;
+        world.apply(Change::Enactment(Event::Apply(gone)));
+        assert!(world.left_behind("gone").is_empty());
     }
 
     #[test]

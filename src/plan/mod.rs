@@ -13,6 +13,7 @@ use crate::state::iface::{AnyKind, Interface, State};
 use crate::state::part::{Parts, alt_names};
 
 pub mod companions;
+pub mod conflict;
 pub mod diff;
 pub mod offline;
 pub mod profiles;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::error::Invalid;
 use crate::host::Observation;
 use crate::scalar::{Id, Space};
-use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
+use crate::state::{NetworkState, tree};
 
 use super::Options;
 use super::diff::{bare, pick};
@@ -28,6 +28,47 @@ pub fn revert(desired: &NetworkState, seen: &Observation) -> Result<NetworkState
         back.interfaces.extend(interface(id, touched, seen, &now, &graph)?);
     }
     Ok(back)
+}
+
+/// One inverse for two changes, the first one's and a later one's: of what both touched, what was before the first.
+pub fn of_both(first: &NetworkState, later: &NetworkState) -> Result<NetworkState, Invalid> {
+    let (old, mut whole) = (first.to_json(), later.to_json());
+    for key in ["interfaces", "routes", "route-rules", "ovn"] {
+        whole.as_object_mut().map(|map| map.remove(key));
+    }
+    tree::overlay(&mut whole, &old);
+    let mut both = NetworkState::from_json(whole)?;
+    for new in &later.interfaces {
+        match both.interfaces.iter_mut().find(|i| i.id() == new.id()) {
+            None => both.interfaces.push(new.clone()),
+            Some(old) if old.is_absent() => {}
+            Some(old) => {
+                let mut tree = Value::Object(new.tree());
+                tree::overlay(&mut tree, &Value::Object(old.tree()));
+                // what cannot stand together was made anew in between
+                *old = Interface::from_tree(tree).unwrap_or_else(|_| old.clone());
+            }
+        }
+    }
+    for new in later.routes.iter().flat_map(|r| r.config.iter().flatten()) {
+        let list = both.routes.get_or_insert_default().config.get_or_insert_default();
+        if !list.iter().any(|old| old.same_place(new) || new.same_place(old)) {
+            list.push(new.clone());
+        }
+    }
+    for new in later.route_rules.iter().flat_map(|r| r.config.iter().flatten()) {
+        let list = both.route_rules.get_or_insert_default().config.get_or_insert_default();
+        if !list.iter().any(|old| old.served_by(new) || new.served_by(old)) {
+            list.push(new.clone());
+        }
+    }
+    for new in later.ovn.iter().flat_map(|o| o.mappings()) {
+        let list = both.ovn.get_or_insert_default().bridge_mappings.get_or_insert_default();
+        if !list.iter().any(|old| old.localnet == new.localnet) {
+            list.push(new.clone());
+        }
+    }
+    Ok(both)
 }
 
 fn interface(
@@ -225,6 +266,26 @@ mod tests {
     use crate::host::fake::FakeHost;
     use crate::probe::Prober;
     use crate::transaction::{Options, Outcome, run};
+
+    #[test]
+    fn two_inverses_lead_back_to_before_the_first_change() {
+        let parse = |text: &str| NetworkState::from_json(crate::yaml::read(text).unwrap()).unwrap();
+        let first = parse(
+            "{interfaces: [{name: br0, type: linux-bridge, state: absent}, {name: eth1, type: ethernet, state: up, mtu: 1500}], \
+            routes: {config: [{state: absent, destination: 192.0.2.0/24, next-hop-interface: eth1}]}, hostname: {config: old}}",
+        );
+        let later = parse(
+            "{interfaces: [{name: br0, type: linux-bridge, state: up, mtu: 1400}, {name: eth1, type: ethernet, state: up, mtu: 1400, description: ''}, \
+            {name: br1, type: linux-bridge, state: absent}], routes: {config: [{destination: 192.0.2.0/24, next-hop-interface: eth1}, \
+            {state: absent, destination: 198.51.100.0/24, next-hop-interface: eth1}]}, hostname: {config: between, running: r}}",
+        );
+        let want = parse(
+            "{interfaces: [{name: br0, type: linux-bridge, state: absent}, {name: eth1, type: ethernet, state: up, mtu: 1500, description: ''}, \
+            {name: br1, type: linux-bridge, state: absent}], routes: {config: [{state: absent, destination: 192.0.2.0/24, next-hop-interface: eth1}, \
+            {state: absent, destination: 198.51.100.0/24, next-hop-interface: eth1}]}, hostname: {config: old, running: r}}",
+        );
+        assert_eq!(of_both(&first, &later).unwrap().to_json(), want.to_json());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_bond_gets_back_the_options_that_another_mode_forgot() {
