@@ -21,6 +21,7 @@ use crate::error::Invalid;
 use crate::host::Host;
 use crate::host::live::LiveHost;
 use crate::journal::Recovered;
+use crate::metrics;
 use crate::probe::Prober;
 use crate::transaction::{self, Options, Report};
 use crate::yaml;
@@ -43,6 +44,7 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost, mut crash: Option<
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     loop {
         pass(config, dir, &host, &prober, &mut done, &mut crash).await?;
+        crate::serve::health().ready();
         tokio::select! {
             ready = events.readable() => {
                 let mut guard = ready?;
@@ -94,6 +96,7 @@ async fn pass(
     done.retain(|name, _| present.contains(name));
     forget_others(config, &present)?;
     if let Ok(mut seen) = host.observe().await {
+        metrics::agent().networkmanager(&seen.facts.nm_version);
         seen.state.hide_secrets();
         write(&config.run_dir.join("state.yaml"), &seen.state)?;
     }

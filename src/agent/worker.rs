@@ -27,6 +27,7 @@ use crate::capture::{self, Captured};
 use crate::error::{Invalid, chain};
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
+use crate::metrics;
 use crate::plan;
 use crate::probe::Prober;
 use crate::state::NetworkState;
@@ -45,6 +46,7 @@ const RENEW: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is watched.
+#[derive(Clone)]
 pub struct Stores {
     /// All policies.
     pub policies: Store<Policy>,
@@ -303,7 +305,9 @@ impl<H: Host> Worker<H> {
         if !decide::has_slot(&status, policy.metadata.generation.unwrap_or(0), start) {
             return self.ask_for_slot(policy, status).await;
         }
-        self.waiting.remove(&policy.name_any());
+        if let Some((_, since)) = self.waiting.remove(&policy.name_any()) {
+            metrics::agent().slot_granted(since.elapsed());
+        }
         let mut status = status;
         if let Some(slot) = &mut status.slot {
             slot.expires = (start + WORK).to_string();
@@ -369,6 +373,7 @@ impl<H: Host> Worker<H> {
         {
             "ignoring empty desired state".clone_into(&mut message);
         }
+        metrics::agent().ended(&Outcome::Unchanged, Duration::ZERO);
         info!(
             policy = policy.name_any(),
             phase = "plan",
@@ -486,6 +491,7 @@ impl<H: Host> Worker<H> {
             ..status
         };
         let before = self.status(&name).unwrap_or_default();
+        metrics::agent().conditions(&before.conditions, &status.conditions);
         let mut ours = json!({
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
             "desiredState": status.desired_state, "capturedStates": status.captured_states,
@@ -625,6 +631,7 @@ pub fn crash(found: Recovered) -> Report {
 }
 
 fn report(outcome: Outcome, begin: Instant) -> Report {
+    metrics::agent().ended(&outcome, begin.elapsed());
     Report {
         outcome,
         plan: vec![],
