@@ -178,8 +178,8 @@ mod tests {
         let table = rest.split("\n## ").next().unwrap_or_default();
         let rows = table.lines().filter_map(|l| l.strip_prefix("| `"));
         let row = |l: &str| {
-            let mut cells = l.split(" | ");
-            let name = cells.next()?.trim_end_matches('`').to_owned();
+            let mut cells = l.split('|');
+            let name = cells.next()?.trim_end().trim_end_matches('`').to_owned();
             let kind = cells.next()?.trim().to_owned();
             let quoted = |part: &str| Some(part.split('`').nth(1)?.to_owned());
             let labels = cells.next()?.split(';').flat_map(|of| {
