@@ -168,7 +168,6 @@ where
         enactments: watch::<NodeNetworkConfigurationEnactment>(&apiserver, mine, &wake),
     };
     tell_metrics(&stores);
-    tokio::spawn(ready(stores.clone()));
     let probes = Cluster {
         config: cluster,
         node: config.node_name.clone(),
@@ -199,14 +198,6 @@ fn mark(config: &Config, apiserver: &Apiserver) -> tokio::sync::watch::Sender<Op
     let (bridges, told) = tokio::sync::watch::channel(None);
     tokio::spawn(marker::run(apiserver.clone(), config.node_name.clone(), told));
     bridges
-}
-
-/// The watches are in step.
-async fn ready(stores: worker::Stores) {
-    let _ = stores.node.wait_until_ready().await;
-    let _ = stores.policies.wait_until_ready().await;
-    let _ = stores.enactments.wait_until_ready().await;
-    serve::health().ready();
 }
 
 /// At each scrape enactments tell what has drifted.

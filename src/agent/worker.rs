@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::api::condition::{self, Enacting, WAITING};
 use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
@@ -30,7 +30,7 @@ use crate::journal::Recovered;
 use crate::metrics;
 use crate::plan;
 use crate::probe::Prober;
-use crate::state::NetworkState;
+use crate::state::{NetworkState, features};
 use crate::transaction::{self, Options, Outcome, Phase, Report};
 
 use super::apiserver::Apiserver;
@@ -46,7 +46,6 @@ const RENEW: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is watched.
-#[derive(Clone)]
 pub struct Stores {
     /// All policies.
     pub policies: Store<Policy>,
@@ -117,7 +116,7 @@ impl<H: Host> Worker<H> {
             let _ = self.stores.enactments.wait_until_ready().await;
         };
         tokio::select! {
-            () = ready => {}
+            () = ready => crate::serve::health().ready(),
             () = stop_signal() => return Ok(()),
         }
         loop {
@@ -145,7 +144,8 @@ impl<H: Host> Worker<H> {
         let mut soonest = None;
         for policy in policies {
             let name = policy.name_any();
-            match self.policy(&policy, &node).await {
+            let span = info_span!("reconcile", enactment = nnce::name(&self.config.node_name, &name));
+            match self.policy(&policy, &node).instrument(span).await {
                 Ok(Next::Rest) => {}
                 Ok(Next::In(after)) => soonest = Some(soonest.map_or(after, |s: Duration| s.min(after))),
                 Err(e) => {
@@ -293,6 +293,7 @@ impl<H: Host> Worker<H> {
             desired_state: Some(json),
             captured_states: captured,
             plan: plan.lines.clone(),
+            features: features::of(&state).into_iter().map(str::to_owned).collect(),
             ..status
         };
         if plan.is_empty() {
@@ -496,6 +497,7 @@ impl<H: Host> Worker<H> {
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
             "desiredState": status.desired_state, "capturedStates": status.captured_states,
             "plan": status.plan, "probes": status.probes, "attempts": status.attempts, "slot": status.slot,
+            "features": status.features,
         });
         patch::fit(&mut ours);
         for (key, old) in [
