@@ -620,6 +620,10 @@ fn bridges_are_marked_on_their_own_node_only() {
     let bed = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/kube-apiserver.sh");
     let kubectl = must(std::process::Command::new(bed).arg("kubectl"));
     let config = cluster.dir.0.join("c/agent-node01.kubeconfig");
+    // kubectl looks before it patches
+    cluster.kubectl(&["create", "clusterrole", "look", "--verb=get", "--resource=nodes/status"]);
+    let agents = "--serviceaccount=nmstate:netwright-agent";
+    cluster.kubectl(&["create", "clusterrolebinding", "look", "--clusterrole=look", agents]);
     let may_patch = |node: &str, patch: &str| {
         let mut asked = cluster.verb("exec");
         asked.args(["node01", kubectl.trim(), "--kubeconfig"]).arg(&config);
