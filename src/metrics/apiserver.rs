@@ -84,7 +84,7 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         let verb = ("verb", self.verb.to_owned());
         if self.verb != "watch" {
-            let duration = self.calls.duration.get_or_create(&[verb.clone()]);
+            let duration = self.calls.duration.get_or_create(std::array::from_ref(&verb));
             duration.observe(self.begun.elapsed().as_secs_f64());
         }
         let code = self.code.map_or_else(|| "none".to_owned(), |code| code.to_string());

@@ -93,12 +93,19 @@ impl Admission {
 /// Asks for a census.
 pub type Ask = oneshot::Sender<Census>;
 
-/// The cluster as the last scrape saw it, and whom to ask while we lead.
+#[derive(Debug, Default)]
+struct Known {
+    /// Whom to ask while we lead.
+    ask: Option<mpsc::Sender<Ask>>,
+    /// The cluster as the last scrape saw it.
+    last: Option<Census>,
+}
+
 #[derive(Debug, Clone, Default)]
-struct Cluster(Arc<Mutex<(Option<mpsc::Sender<Ask>>, Option<Census>)>>);
+struct Cluster(Arc<Mutex<Known>>);
 
 impl Cluster {
-    fn lock(&self) -> MutexGuard<'_, (Option<mpsc::Sender<Ask>>, Option<Census>)> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -162,14 +169,17 @@ impl Controller {
     /// We lead, and are asked for the cluster at each scrape.
     pub fn lead(&self) -> mpsc::Receiver<Ask> {
         let (ask, asks) = mpsc::channel(1);
-        *self.cluster.lock() = (Some(ask), None);
+        *self.cluster.lock() = Known {
+            ask: Some(ask),
+            last: None,
+        };
         self.leader.set(1);
         asks
     }
 
     /// Before a scrape: asks the one who decides. It may be busy with a write: then the last answer counts.
     pub async fn refresh(&self) {
-        let Some(ask) = self.cluster.lock().0.clone() else {
+        let Some(ask) = self.cluster.lock().ask.clone() else {
             return;
         };
         let (question, answer) = oneshot::channel();
@@ -178,13 +188,13 @@ impl Controller {
             answer.await.ok()
         };
         if let Ok(Some(census)) = timeout(PATIENCE, asked).await {
-            self.cluster.lock().1 = Some(census);
+            self.cluster.lock().last = Some(census);
         }
     }
 
     /// We lead no more, and know nothing of the cluster.
     pub fn follow(&self) {
-        *self.cluster.lock() = (None, None);
+        *self.cluster.lock() = Known::default();
         self.leader.set(0);
         self.held.clear();
         self.allowed.clear();
@@ -227,7 +237,7 @@ impl Controller {
 impl Collector for Cluster {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let cluster = self.lock();
-        let Some(census) = &cluster.1 else { return Ok(()) };
+        let Some(census) = &cluster.last else { return Ok(()) };
         let features = census.features.iter().map(|f| ([("name", f.clone())], 1));
         let help = "Features that enactments use";
         gauges(&mut encoder, "kubernetes_nmstate_features_applied", help, features)?;
