@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use crate::error::{Invalid, chain};
 use crate::facts::Facts;
 use crate::host::{Checkpoint, Effect, Host, HostError, Step};
+use crate::metrics::{self, Round};
 use crate::plan::{self, Plan, verify};
 use crate::probe::{Baseline, Look, ProbeResult, Prober};
 use crate::state::NetworkState;
@@ -166,6 +167,7 @@ impl Setback {
 /// Runs one transaction. Everything that a reviewer must trust about losing a node is in this function.
 pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, options: &Options) -> Report {
     let started = Instant::now();
+    let _at_work = metrics::agent().at_work();
     let mut report = Report {
         outcome: Outcome::Unchanged,
         plan: vec![],
@@ -228,11 +230,14 @@ async fn decide<H: Host>(
     options: &Options,
     report: &mut Report,
 ) -> Result<Plan, Outcome> {
-    let seen = host.observe().await.map_err(|e| Outcome::Failed {
+    let seen = metrics::agent().during(Phase::Observe, host.observe()).await;
+    let seen = seen.map_err(|e| Outcome::Failed {
         phase: Phase::Observe,
         cause: chain(&e),
     })?;
+    let planning = metrics::agent().phase(Phase::Plan);
     let plan = plan::plan_with(desired, &seen, options.for_plan()).map_err(Outcome::Refused)?;
+    drop(planning);
     report.before = Some(seen.state);
     for warning in &plan.warnings {
         warn!(policy = options.policy, phase = "plan", "{warning}");
@@ -251,7 +256,8 @@ async fn decide<H: Host>(
 }
 
 async fn take_checkpoint<H: Host>(host: &H, budget: Duration, options: &Options) -> Result<Checkpoint, HostError> {
-    let checkpoint = host.checkpoint(budget + VERIFY_LIMIT + MARGIN).await?;
+    let taking = host.checkpoint(budget + VERIFY_LIMIT + MARGIN);
+    let checkpoint = metrics::agent().during(Phase::Checkpoint, taking).await?;
     info!(policy = options.policy, phase = "checkpoint", "taken");
     Ok(checkpoint)
 }
@@ -283,14 +289,14 @@ async fn attempt<H: Host>(
     host.extend(checkpoint, baseline.budget() + MARGIN)
         .await
         .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
-    report.probes = prober
-        .prove(baseline, &plan.touched, &Eyes(host))
-        .await
-        .map_err(|f| Setback {
-            phase: Phase::Probe,
-            cause: f.cause,
-            probes: f.results,
-        })?;
+    let eyes = Eyes(host);
+    let proof = prober.prove(baseline, &plan.touched, &eyes, Round::After);
+    let proof = metrics::agent().during(Phase::Probe, proof).await;
+    report.probes = proof.map_err(|f| Setback {
+        phase: Phase::Probe,
+        cause: f.cause,
+        probes: f.results,
+    })?;
     info!(
         policy = options.policy,
         phase = "probe",
@@ -302,18 +308,20 @@ async fn attempt<H: Host>(
             report.held = Some(checkpoint.path.clone());
             host.hold(checkpoint, ttl).await
         }
-        None => host.commit(checkpoint).await,
+        None => metrics::agent().during(Phase::Commit, host.commit(checkpoint)).await,
     };
     kept.map_err(|e| Setback::at(Phase::Commit, chain(&e)))
 }
 
 /// Executes one plan and waits until the node is what it promised.
 async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<(), Setback> {
+    let executing = metrics::agent().phase(Phase::Execute);
     for wave in &plan.waves {
         host.execute(wave)
             .await
             .map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
     }
+    drop(executing);
     info!(
         policy = options.policy,
         phase = "execute",
@@ -322,7 +330,7 @@ async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<
     );
     // what comes next stands on it, so it is waited for in any case
     if !options.no_verify || plan.more {
-        settle(host, plan).await?;
+        metrics::agent().during(Phase::Verify, settle(host, plan)).await?;
         info!(policy = options.policy, phase = "verify", "as asked for");
     }
     Ok(())
@@ -461,6 +469,7 @@ async fn roll_back<H: Host>(
 ) -> Outcome {
     let Setback { phase, cause, probes } = setback;
     warn!(policy = options.policy, phase = phase.word(), "{cause}; rolling back");
+    let undoing = metrics::agent().phase(Phase::Rollback);
     let mut undone = host.rollback(checkpoint).await;
     if undone.is_err() {
         undone = host.rollback(checkpoint).await;
@@ -471,12 +480,16 @@ async fn roll_back<H: Host>(
             rollback: chain(&stuck),
         };
     }
+    drop(undoing);
+    metrics::agent().rolled_back(Some(phase));
     info!(policy = options.policy, phase = "rollback", "everything is as it was");
     if phase != Phase::Probe {
         return Outcome::Failed { phase, cause };
     }
     report.probes = probes;
-    let again = tokio::time::timeout(AFTER_ROLLBACK, prober.prove(baseline, &plan.touched, &Eyes(host))).await;
+    let eyes = Eyes(host);
+    let proof = prober.prove(baseline, &plan.touched, &eyes, Round::Rollback);
+    let again = tokio::time::timeout(AFTER_ROLLBACK, proof).await;
     match again {
         Ok(Ok(_)) => info!(policy = options.policy, phase = "rollback", "the probes pass again"),
         Ok(Err(failure)) => warn!(
@@ -496,6 +509,7 @@ async fn roll_back<H: Host>(
 }
 
 fn log_end(options: &Options, report: &Report) {
+    metrics::agent().ended(&report.outcome, report.duration);
     let policy = &options.policy;
     let took = report.duration.as_millis();
     match &report.outcome {

@@ -867,3 +867,335 @@ fn an_agent_killed_while_it_mends_or_undoes_goes_on_where_it_was() {
         has(&cluster, "eth1", "mtu 1500") && cluster.kubectl(&["get", "nnce", "-o", "name"]).is_empty()
     });
 }
+
+/// GET of a page from inside the node, or beside the apiserver.
+fn page(cluster: &Cluster, inside: Option<&str>, port: u16, path: &str) -> String {
+    let get = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nAccept: application/openmetrics-text\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let output = match inside {
+        Some(node) => cluster.verb("exec").args([node, "bash", "-c", &get]).output(),
+        None => {
+            let netns = cluster.env("CP_NETNS");
+            let mut ip = std::process::Command::new("ip");
+            ip.args(["netns", "exec", &netns, "bash", "-c", &get]).output()
+        }
+    };
+    String::from_utf8_lossy(&output.expect("bash").stdout).into_owned()
+}
+
+/// Names in these sections of METRICS.md, as their samples are called.
+fn promised(sections: &[&str]) -> Vec<String> {
+    let parts = include_str!("../deploy/METRICS.md").split("\n## ");
+    let ours = parts.filter(|p| sections.iter().any(|s| p.starts_with(&format!("{s}\n"))));
+    let rows = ours.flat_map(|p| p.lines().filter_map(|l| l.strip_prefix("| `")));
+    let sample = |row: &str| {
+        let name = row.split('`').next().unwrap_or_default();
+        let histogram = row.split('|').nth(1).is_some_and(|kind| kind.trim() == "histogram");
+        if histogram {
+            format!("{name}_count")
+        } else {
+            name.to_owned()
+        }
+    };
+    rows.map(sample).collect()
+}
+
+#[test]
+fn agent_and_controller_tell_prometheus_all_that_is_promised() {
+    if !may_run() {
+        return;
+    }
+    let cluster = started(&["node01"], &[]);
+    let spec = "{desiredState: {interfaces: [{name: br0, type: linux-bridge, state: up, ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}, bridge: {port: [{name: eth1}]}}], routes: {config: [{destination: 198.51.100.0/24, next-hop-address: 192.0.2.9, next-hop-interface: br0}]}}}";
+    cluster.kubectl_apply(&policy("p", spec));
+    becomes(&cluster, "p", "Available", 30);
+    let agent = || page(&cluster, Some("node01"), 8089, "/metrics");
+    let controller = || page(&cluster, None, 8090, "/metrics");
+    let bridge = "kubernetes_nmstate_network_interfaces{type=\"linux-bridge\",node=\"node01\"} 1";
+    eventually("the state is counted", &cluster, Duration::from_secs(15), || {
+        controller().contains(bridge)
+    });
+    for (text, sections) in [(agent(), ["Agent", "Both"]), (controller(), ["Controller", "Both"])] {
+        assert!(
+            text.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{text}"
+        );
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let names = promised(&sections);
+        assert!(names.len() > 15, "{names:?}");
+        for name in names {
+            let there = text
+                .lines()
+                .any(|l| l.starts_with(&format!("{name}{{")) || l.starts_with(&format!("{name} ")));
+            assert!(there, "{name} is missing\n{text}");
+        }
+    }
+    let (agent, controller) = (agent(), controller());
+    for (text, line) in [
+        (&agent, "netwright_apply_attempts_total{outcome=\"applied\"} 1"),
+        (
+            &agent,
+            "netwright_apply_phase_duration_seconds_count{phase=\"commit\"} 1",
+        ),
+        (
+            &agent,
+            "netwright_apply_phase_duration_seconds_count{phase=\"rollback\"} 0",
+        ),
+        (&agent, "netwright_apply_started_timestamp_seconds 0.0"),
+        (&agent, "netwright_slot_wait_seconds_count 1"),
+        (
+            &agent,
+            "netwright_probe_checks_total{probe=\"gateway\",round=\"after\",result=\"pass\"} 1",
+        ),
+        (
+            &agent,
+            "netwright_dbus_calls_total{method=\"CheckpointDestroy\",result=\"ok\"} 1",
+        ),
+        (&agent, "netwright_policy_drifted{policy=\"p\"} 0"),
+        (&controller, "netwright_leader 1"),
+        (&controller, "netwright_slots_granted_total 1"),
+        (&controller, "netwright_slots_held{policy=\"p\"} 0"),
+        (&controller, "netwright_slots_allowed{policy=\"p\"} 1"),
+        (
+            &controller,
+            "kubernetes_nmstate_policies_status{status=\"Available\"} 1",
+        ),
+        (
+            &controller,
+            "kubernetes_nmstate_enactments_status{node=\"node01\",status=\"Available\"} 1",
+        ),
+        (
+            &controller,
+            "kubernetes_nmstate_features_applied{name=\"static-route\"} 1",
+        ),
+        (
+            &controller,
+            "kubernetes_nmstate_routes{node=\"node01\",ip_stack=\"ipv4\",type=\"static\"} 2",
+        ),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+    for at in ["/healthz", "/readyz"] {
+        assert!(
+            page(&cluster, Some("node01"), 8089, at).starts_with("HTTP/1.1 200 "),
+            "{at}"
+        );
+        assert!(page(&cluster, None, 8090, at).starts_with("HTTP/1.1 200 "), "{at}");
+    }
+    println!(
+        "the agent's text has {} bytes, the controller's {}",
+        agent.len(),
+        controller.len()
+    );
+}
+
+#[test]
+fn veths_of_pods_that_come_and_go_are_neither_shown_nor_a_storm() {
+    if !may_run() {
+        return;
+    }
+    let cluster = Cluster::up("1");
+    let node = cluster.dir.0.join("c/node01");
+    // as udev's rules have it on a machine
+    std::fs::write(
+        node.join("nm/etc/conf.d/pods.conf"),
+        "[keyfile]\nunmanaged-devices=interface-name:pod*\n",
+    )
+    .expect("written");
+    let bed = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh");
+    must(std::process::Command::new(bed).arg("restart-nm").arg(&node));
+    let inside = |script: &str| must(cluster.verb("exec").args(["node01", "sh", "-ec", script]));
+    inside(
+        "ip link add cni0 address 02:00:00:00:00:01 type bridge; ip link set cni0 up
+         ip link add pod0 type veth peer name podp0; ip link set pod0 master cni0 up; ip link set podp0 up",
+    );
+    must(cluster.verb("agent").arg("node01"));
+    let state = |at: &str| {
+        cluster.kubectl(&[
+            "get",
+            "nns",
+            "--ignore-not-found",
+            "node01",
+            "-o",
+            &format!("jsonpath={{{at}}}"),
+        ])
+    };
+    eventually("the state is there", &cluster, Duration::from_secs(15), || {
+        state(".status.currentState.interfaces[*].name").contains("cni0")
+    });
+    std::thread::sleep(Duration::from_secs(8)); // duplicate address detection is through, too
+    let pods = "for n in $(seq 1 100); do ip link add pod$n type veth peer name podp$n; ip link set pod$n master cni0 up; ip link set podp$n up; done
+         for n in $(seq 1 100); do ip link del pod$n; done";
+    let before = writes(&cluster, "nodenetworkstates");
+    let begin = Instant::now();
+    inside(pods);
+    inside(pods);
+    println!("400 comings and goings in {:?}", begin.elapsed());
+    std::thread::sleep(Duration::from_secs(7));
+    let names = state(".status.currentState.interfaces[*].name");
+    assert!(!names.contains("pod"), "{names}");
+    assert_eq!(writes(&cluster, "nodenetworkstates"), before, "{}", state(".status"));
+
+    // something that is shown changes all the while
+    let begin = Instant::now();
+    inside(&format!(
+        "end=$(($(date +%s) + 17)); (while [ $(date +%s) -lt $end ]; do for mtu in 1400 1401; do ip link set eth2 mtu $mtu; sleep 0.1; done; done) &
+         while [ $(date +%s) -lt $end ]; do {pods}; done; wait; ip link set eth2 mtu 1402"
+    ));
+    let stopped = Instant::now();
+    eventually("the last change is shown", &cluster, Duration::from_secs(7), || {
+        state(".status.currentState.interfaces[?(@.name==\"eth2\")].mtu") == "1402"
+    });
+    let (late, took) = (stopped.elapsed(), begin.elapsed());
+    let written = writes(&cluster, "nodenetworkstates") - before;
+    println!("{written} writes in {took:?}, the last change was shown after {late:?}");
+    assert!(
+        written >= 2.0 && written <= took.as_secs_f64() / 5.0 + 1.0,
+        "{written} writes in {took:?}"
+    );
+}
+
+#[test]
+fn bridges_are_marked_on_their_own_node_only() {
+    if !may_run() {
+        return;
+    }
+    let cluster = Cluster::up("2");
+    let rights = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/components/bridge-marker/rbac.yaml");
+    cluster.kubectl(&["apply", "-f", rights]);
+    must(cluster.verb("agent").args(["node01", "--bridge-marker"]));
+    must(&mut cluster.verb("controller"));
+    let marks = |list: &str| {
+        let nodes = cluster.kubectl(&["get", "node", "node01", "-o", &format!("jsonpath={{.status.{list}}}")]);
+        nodes.contains("\"bridge.network.kubevirt.io/br0\":\"1k\"") && nodes.contains("\"cpu\":\"2\"")
+    };
+    let here = BR.replacen('{', "{nodeSelector: {kubernetes.io/hostname: node01}, ", 1);
+    cluster.kubectl_apply(&policy("p", &here));
+    becomes(&cluster, "p", "Available", 20);
+    eventually("it is marked", &cluster, Duration::from_secs(15), || {
+        marks("capacity") && marks("allocatable")
+    });
+    // who takes it away finds it there again
+    let away = "{\"status\": {\"capacity\": {\"bridge.network.kubevirt.io/br0\": null}}}";
+    cluster.kubectl(&[
+        "patch",
+        "node",
+        "node01",
+        "--subresource",
+        "status",
+        "--type",
+        "merge",
+        "-p",
+        away,
+    ]);
+    eventually("it is marked again", &cluster, Duration::from_secs(10), || {
+        marks("capacity")
+    });
+    cluster.kubectl_apply(&policy("p", &here.replace("state: up", "state: absent")));
+    eventually("the mark is gone", &cluster, Duration::from_secs(20), || {
+        !cluster
+            .kubectl(&["get", "node", "node01", "-o", "jsonpath={.status}"])
+            .contains("br0")
+    });
+
+    let bed = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/kube-apiserver.sh");
+    let kubectl = must(std::process::Command::new(bed).arg("kubectl"));
+    let config = cluster.dir.0.join("c/agent-node01.kubeconfig");
+    // kubectl looks before it patches
+    cluster.kubectl(&["create", "clusterrole", "look", "--verb=get", "--resource=nodes/status"]);
+    let agents = "--serviceaccount=nmstate:netwright-agent";
+    cluster.kubectl(&["create", "clusterrolebinding", "look", "--clusterrole=look", agents]);
+    let may_patch = |node: &str, patch: &str| {
+        let mut asked = cluster.verb("exec");
+        asked.args(["node01", kubectl.trim(), "--kubeconfig"]).arg(&config);
+        asked.args([
+            "patch",
+            "node",
+            node,
+            "--subresource",
+            "status",
+            "--dry-run=server",
+            "--type",
+            "merge",
+            "-p",
+            patch,
+        ]);
+        common::said(&asked.output().expect("kubectl"))
+    };
+    let mark = "{\"status\": {\"capacity\": {\"bridge.network.kubevirt.io/x\": \"1k\"}}}";
+    assert!(
+        may_patch("node01", mark).contains("patched"),
+        "{}",
+        may_patch("node01", mark)
+    );
+    for (node, patch, want) in [
+        ("node02", mark, "may write only the status of the Node of that name"),
+        (
+            "node01",
+            "{\"status\": {\"capacity\": {\"cpu\": \"64\"}}}",
+            "may change no resources of a Node but its bridges",
+        ),
+        (
+            "node01",
+            "{\"status\": {\"conditions\": null}}",
+            "may change nothing of a Node but its bridges",
+        ),
+        (
+            "node01",
+            "{\"metadata\": {\"labels\": {\"a\": \"b\"}}}",
+            "may change nothing of a Node but its bridges",
+        ),
+    ] {
+        let said = may_patch(node, patch);
+        assert!(said.contains(want), "{patch} on {node}: {said}");
+    }
+}
+
+#[test]
+fn the_journal_can_be_searched_by_policy_enactment_interface_and_phase() {
+    if !may_run() {
+        return;
+    }
+    let cluster = Cluster::up("1");
+    let entries = cluster.dir.0.join("journal");
+    // takes what would go to journald
+    let listen = "import os, socket, sys
+os.makedirs('/run/systemd/journal')
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind('/run/systemd/journal/socket')
+out = open(sys.argv[1], 'wb', 0)
+while True: out.write(s.recv(1 << 20))";
+    let mut listening = cluster.verb("exec");
+    listening.args(["node01", "python3", "-c", listen]).arg(&entries);
+    let mut listener = listening.spawn().expect("python3");
+    eventually("somebody listens", &cluster, Duration::from_secs(10), || {
+        entries.exists()
+    });
+    must(cluster.verb("agent").arg("node01").env("JOURNAL_STREAM", "1:1"));
+    must(&mut cluster.verb("controller"));
+    cluster.kubectl_apply(&policy("p", BR));
+    becomes(&cluster, "p", "Available", 20);
+    let has = |name: &str, value: &str| {
+        // journald's native protocol: name, length, value
+        let mut field = format!("{name}\n").into_bytes();
+        field.extend((value.len() as u64).to_le_bytes());
+        field.extend(format!("{value}\n").bytes());
+        let all = std::fs::read(&entries).unwrap_or_default();
+        all.windows(field.len()).any(|w| w == field)
+    };
+    for (name, value) in [
+        ("POLICY", "p"),
+        ("ENACTMENT", "node01.p"),
+        ("INTERFACE", "br0,eth1"),
+        ("PHASE", "checkpoint"),
+        ("PHASE", "commit"),
+    ] {
+        eventually(&format!("{name}={value}"), &cluster, Duration::from_secs(5), || {
+            has(name, value)
+        });
+    }
+    listener.kill().expect("it runs");
+    listener.wait().expect("it ends");
+    assert_eq!(cluster.log("agent-node01.log"), "", "and nothing is said twice");
+}

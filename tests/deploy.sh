@@ -85,8 +85,9 @@ variants() {
   same alt-names alt-names --set agent.altNames=true
   same journal journal --set agent.journal=true
   same bootstrap bootstrap --set controller.bootstrap=true
-  same all 'alt-names bootstrap journal prometheus' \
-    --set agent.altNames=true,agent.journal=true,controller.bootstrap=true,monitoring.enabled=true
+  same bridge-marker bridge-marker --set agent.bridgeMarker=true
+  same all 'alt-names bootstrap bridge-marker journal prometheus' \
+    --set agent.altNames=true,agent.bridgeMarker=true,agent.journal=true,controller.bootstrap=true,monitoring.enabled=true
 }
 
 # The chart with every value set, each told apart in what comes out.

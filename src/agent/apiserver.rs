@@ -7,6 +7,8 @@ use std::time::Duration;
 use kube::Client;
 use tokio::sync::watch;
 
+use crate::metrics::apiserver;
+
 /// A watch that hears nothing for this long begins anew; the apiserver sends a bookmark about once a minute.
 const SILENCE: Duration = Duration::from_secs(120);
 
@@ -22,7 +24,7 @@ impl Apiserver {
     pub fn new(config: kube::Config) -> kube::Result<Self> {
         let mut config = config;
         config.read_timeout = Some(SILENCE);
-        let client = Arc::new(watch::Sender::new(Client::try_from(config.clone())?));
+        let client = Arc::new(watch::Sender::new(apiserver::client(config.clone())?));
         Ok(Apiserver { config, client })
     }
 
@@ -33,7 +35,7 @@ impl Apiserver {
 
     /// Lets go of all connections.
     pub fn connect_anew(&self) {
-        if let Ok(client) = Client::try_from(self.config.clone()) {
+        if let Ok(client) = apiserver::client(self.config.clone()) {
             self.client.send_replace(client);
         }
     }

@@ -5,20 +5,24 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kube::Resource;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
+use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::api::condition::is_true;
 use crate::api::{
-    LABEL_NODE, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, NodeNetworkState, label_value,
+    LABEL_NODE, LABEL_POLICY, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, NodeNetworkState,
+    label_value,
 };
 use crate::host::live::LiveHost;
 use crate::host::{Host, HostError};
 use crate::journal::{Journal, Lock, Recovered};
+use crate::metrics::{self, Role};
 use crate::probe::{Cluster, Prober};
+use crate::serve::{self, Address};
 
 use apiserver::Apiserver;
 
@@ -27,6 +31,7 @@ pub mod decide;
 pub mod defaults;
 mod events;
 mod inverse;
+mod marker;
 mod patch;
 mod publish;
 pub mod standalone;
@@ -61,6 +66,10 @@ pub struct Config {
     pub initial_backoff: Duration,
     /// Longest pause.
     pub max_backoff: Duration,
+    /// Where metrics and health are served.
+    pub metrics_address: Address,
+    /// Report bridges as resources of the Node.
+    pub bridge_marker: bool,
 }
 
 impl Config {
@@ -79,6 +88,8 @@ impl Config {
             max_retries: 5,
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(30),
+            metrics_address: Address(None),
+            bridge_marker: false,
         }
     }
 }
@@ -99,6 +110,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // from now on a signal waits for the end of a transaction
     drop(stop_signal());
     let _lock = Lock::take(&config.state_dir)?;
+    serve::start(config.metrics_address, Role::Agent);
     let journal = Journal::open(&config.state_dir)?;
     let host = LiveHost::connect().await?;
     let recovered = tokio::select! {
@@ -106,6 +118,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = stop_signal() => return Ok(()),
     };
     if let Some(Recovered { policy, message, .. }) = &recovered {
+        metrics::agent().rolled_back(None);
         warn!(policy, phase = "recover", "{message}");
     }
     let host = host.with_journal(journal);
@@ -156,6 +169,7 @@ where
         node: watch::<PartialObjectMeta<k8s_openapi::api::core::v1::Node>>(&apiserver, own.clone(), &wake),
         enactments: watch::<NodeNetworkConfigurationEnactment>(&apiserver, mine, &wake),
     };
+    tell_metrics(&stores);
     let probes = Cluster {
         config: cluster,
         node: config.node_name.clone(),
@@ -166,18 +180,38 @@ where
         store: watch::<PartialObjectMeta<NodeNetworkState>>(&apiserver, own.clone(), &state),
         wake: state,
     };
-    let publisher = tokio::spawn(publish::run(
-        apiserver.clone(),
-        config.node_name.clone(),
+    let publisher = publish::Publisher {
+        apiserver: apiserver.clone(),
+        node: config.node_name.clone(),
         published,
-        eyes,
-    ));
+        bridges: config.bridge_marker.then(|| mark(config, &apiserver)),
+    };
+    let publisher = tokio::spawn(publisher.run(eyes));
     let worker = worker::Worker::new(config.clone(), apiserver, stores, host, prober, recovered);
     info!(phase = "start", "agent of node {} is up", config.node_name);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let done = worker.run(&wake).await;
     publisher.abort();
     done
+}
+
+/// Marks the bridges that the publisher tells of.
+fn mark(config: &Config, apiserver: &Apiserver) -> tokio::sync::watch::Sender<Option<marker::Bridges>> {
+    let (bridges, told) = tokio::sync::watch::channel(None);
+    tokio::spawn(marker::run(apiserver.clone(), config.node_name.clone(), told));
+    bridges
+}
+
+/// At each scrape enactments tell what has drifted.
+fn tell_metrics(stores: &worker::Stores) {
+    let mine = stores.enactments.clone();
+    metrics::agent().drifts_of(move || {
+        let drifted = |e: &Arc<NodeNetworkConfigurationEnactment>| {
+            let conditions = e.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            Some((e.labels().get(LABEL_POLICY)?.clone(), is_true(conditions, "Drifted")))
+        };
+        mine.state().iter().filter_map(drifted).collect()
+    });
 }
 
 /// A store that wakes somebody at each change.

@@ -23,6 +23,7 @@ use crate::error::Invalid;
 use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
 use crate::journal::Recovered;
+use crate::metrics;
 use crate::plan::conflict::{self, Asked};
 use crate::plan::{self, Plan, resolve, revert};
 use crate::probe::Prober;
@@ -75,6 +76,7 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost, crash: Option<Reco
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     loop {
         agent.pass(dir).await?;
+        crate::serve::health().ready();
         let again = agent.compare().await?.unwrap_or(ANYWAY);
         tokio::select! {
             ready = events.readable() => {
@@ -154,6 +156,7 @@ impl Agent<'_> {
             .collect();
         self.forget_others(&present, &asked).await?;
         if let Ok(mut seen) = self.host.observe().await {
+            metrics::agent().networkmanager(&seen.facts.nm_version);
             seen.state.hide_secrets();
             write(&config.run_dir.join("state.yaml"), &seen.state)?;
         }

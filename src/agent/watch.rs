@@ -48,9 +48,13 @@ impl Iterator for Patience {
         self.next = (pause * 2).min(LONGEST);
         self.last = Instant::now();
         // nodes that lost the apiserver together must not come back together
-        let spread = RandomState::new().build_hasher().finish() % 100;
-        Some(pause.mul_f64(0.75 + spread as f64 / 200.0))
+        Some(pause.mul_f64(0.75 + f64::from(spread()) / 200.0))
     }
+}
+
+/// A number from 0 to 99, another one each time.
+pub fn spread() -> u32 {
+    (RandomState::new().build_hasher().finish() % 100) as u32
 }
 
 impl Backoff for Patience {

@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::api::condition::{self, Enacting, WAITING};
 use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
@@ -27,9 +27,10 @@ use crate::capture::{self, Captured};
 use crate::error::{Invalid, chain};
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
+use crate::metrics;
 use crate::plan::{self, Plan, revert};
 use crate::probe::Prober;
-use crate::state::NetworkState;
+use crate::state::{NetworkState, features};
 use crate::transaction::{self, Options, Outcome, Phase, Report};
 
 use super::apiserver::Apiserver;
@@ -129,7 +130,7 @@ impl<H: Host> Worker<H> {
             let _ = self.stores.enactments.wait_until_ready().await;
         };
         tokio::select! {
-            () = ready => {}
+            () = ready => crate::serve::health().ready(),
             () = stop_signal() => return Ok(()),
         }
         self.inverses.keep_only(|policy| self.status(policy).is_some());
@@ -184,7 +185,11 @@ impl<H: Host> Worker<H> {
         }
         self.drift.begin_pass();
         for policy in policies {
-            let next = self.policy(&policy, &node).await;
+            let span = info_span!(
+                "reconcile",
+                enactment = nnce::name(&self.config.node_name, &policy.name_any())
+            );
+            let next = self.policy(&policy, &node).instrument(span).await;
             note(&policy.name_any(), next);
         }
         self.drift.soonest(soonest)
@@ -347,6 +352,7 @@ impl<H: Host> Worker<H> {
             desired_state: Some(json),
             captured_states: captured,
             plan: plan.lines.clone(),
+            features: features::of(&state).into_iter().map(str::to_owned).collect(),
             ..status
         };
         if plan.is_empty() {
@@ -359,7 +365,9 @@ impl<H: Host> Worker<H> {
         if !decide::has_slot(&status, policy.metadata.generation.unwrap_or(0), start) {
             return self.ask_for_slot(policy, status).await;
         }
-        self.waiting.remove(&policy.name_any());
+        if let Some((_, since)) = self.waiting.remove(&policy.name_any()) {
+            metrics::agent().slot_granted(since.elapsed());
+        }
         let mut status = status;
         if let Some(slot) = &mut status.slot {
             slot.expires = (start + WORK).to_string();
@@ -472,6 +480,7 @@ impl<H: Host> Worker<H> {
         {
             "ignoring empty desired state".clone_into(&mut message);
         }
+        metrics::agent().ended(&Outcome::Unchanged, Duration::ZERO);
         info!(
             policy = policy.name_any(),
             phase = "plan",
@@ -619,11 +628,13 @@ impl<H: Host> Worker<H> {
             slot.expires.clone_from(&now);
         }
         let before = self.status(&name).unwrap_or_default();
+        metrics::agent().conditions(&before.conditions, &status.conditions);
         let mut ours = json!({
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
             "desiredState": status.desired_state, "capturedStates": status.captured_states,
             "plan": status.plan, "probes": status.probes, "attempts": status.attempts, "slot": status.slot,
             "drift": status.drift, "revertState": status.revert_state, "onDelete": status.on_delete,
+            "features": status.features,
         });
         patch::fit(&mut ours);
         for (key, old) in [
@@ -761,6 +772,7 @@ pub fn crash(found: Recovered) -> Report {
 }
 
 fn report(outcome: Outcome, begin: Instant) -> Report {
+    metrics::agent().ended(&outcome, begin.elapsed());
     Report {
         outcome,
         plan: vec![],

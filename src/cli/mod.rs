@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::serve::Address;
 use crate::{agent, controller, log};
 
 mod apply;
@@ -161,6 +162,12 @@ struct AgentArgs {
     /// Longest pause, in seconds.
     #[arg(long, env = "NNCP_MAX_BACKOFF_SECONDS", default_value_t = 30)]
     max_backoff: u64,
+    /// Where metrics and health are served; '' serves them nowhere.
+    #[arg(long, default_value = "[::]:8089")]
+    metrics_address: Address,
+    /// Report each bridge as a resource of the Node, for pods that want one.
+    #[arg(long, conflicts_with = "policy_dir")]
+    bridge_marker: bool,
 }
 
 fn hostname() -> String {
@@ -181,6 +188,8 @@ impl From<AgentArgs> for agent::Config {
             max_retries: a.max_retries,
             initial_backoff: Duration::from_secs(a.initial_backoff),
             max_backoff: Duration::from_secs(a.max_backoff),
+            metrics_address: a.metrics_address,
+            bridge_marker: a.bridge_marker,
         }
     }
 }

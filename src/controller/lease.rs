@@ -50,8 +50,14 @@ impl Election {
         let mut told = String::new();
         loop {
             match self.try_to_win(&mut seen).await {
-                Ok(true) => return,
-                Ok(false) => told.clear(),
+                // ready to lead, or to follow
+                Ok(won) => {
+                    crate::serve::health().ready();
+                    if won {
+                        return;
+                    }
+                    told.clear();
+                }
                 Err(e) => {
                     let why = crate::error::chain(e.as_ref());
                     // once, not at every try

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use futures::future::join_all;
 use futures::stream::{self, Stream, StreamExt};
@@ -24,7 +24,10 @@ use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::{Slot, UNDO};
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy};
+use crate::metrics::{self, Role};
+use crate::serve::{self, Address};
 
+mod census;
 mod lease;
 mod rollout;
 mod world;
@@ -52,6 +55,9 @@ pub struct Config {
     /// Our name in the Lease.
     #[arg(long, env = "POD_NAME", default_value_t = format!("controller-{}", std::process::id()))]
     pub identity: String,
+    /// Where metrics and health are served; '' serves them nowhere.
+    #[arg(long, default_value = "[::]:8090")]
+    pub metrics_address: Address,
 }
 
 /// Leads when it can, until it is told to stop. One that loses the Lease forgets everything and stands again.
@@ -59,17 +65,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut cluster = cluster_config(config.kubeconfig.as_deref()).await?;
     // kube would try again for minutes, unseen; we decide anew instead
     cluster.default_retry = false;
-    let client = Client::try_from(cluster)?;
+    let client = metrics::apiserver::client(cluster)?;
+    serve::start(config.metrics_address, Role::Controller);
     let election = lease::Election::new(client.clone(), &config.namespace, &config.identity);
     let work = async {
         loop {
             election.win().await;
             tracing::info!(phase = "lead", "{} leads", config.identity);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            let nodes = census::Nodes::default();
             let lost = tokio::select! {
                 lost = election.hold() => lost,
-                end = Controller::new(client.clone()).run() => return end,
+                end = Controller::new(client.clone(), nodes.clone()).run() => return end,
+                // nobody asks for the counts where there are no metrics
+                () = nodes.clone().follow(client.clone()), if config.metrics_address.0.is_some() => bail!("the watch of NodeNetworkStates ended"),
             };
+            metrics::controller().follow();
             tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
         }
     };
@@ -97,6 +108,9 @@ struct Controller {
     written: BTreeMap<String, Written>,
     // when to look at a policy again without an event
     wake: BTreeMap<String, Instant>,
+    // for the metrics
+    nodes_hold: census::Nodes,
+    slots: census::Slots,
 }
 
 /// One write and what came of it.
@@ -108,7 +122,7 @@ enum Answer {
 }
 
 impl Controller {
-    fn new(client: Client) -> Self {
+    fn new(client: Client, nodes_hold: census::Nodes) -> Self {
         Controller {
             policies: Api::all(client.clone()),
             enactments: Api::all(client.clone()),
@@ -116,6 +130,8 @@ impl Controller {
             world: World::default(),
             written: BTreeMap::new(),
             wake: BTreeMap::new(),
+            nodes_hold,
+            slots: census::Slots::default(),
         }
     }
 
@@ -130,11 +146,13 @@ impl Controller {
         );
         // all that is there already is one change to us
         let mut changes = std::pin::pin!(changes.ready_chunks(1024));
+        let mut asks = metrics::controller().lead();
         loop {
             let wake = self.wake.values().min().copied();
             tokio::select! {
                 some = changes.next() => some.context("the watches ended")?.into_iter().for_each(|c| self.world.apply(c)),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.touch_awakened(),
+                Some(ask) = asks.recv(), if self.world.complete() => drop(ask.send(census::take(&self.world, &self.nodes_hold))),
             }
             while self.world.complete() && self.world.is_dirty() {
                 self.work().await;
@@ -167,6 +185,7 @@ impl Controller {
                 writes.extend(self.decide(&name));
             } else {
                 self.written.remove(&name);
+                metrics::controller().forget(&name);
             }
             writes.extend(self.undo(&name));
         }
@@ -189,7 +208,11 @@ impl Controller {
             return vec![];
         };
         let now = Timestamp::now();
-        let decision = decide(policy, self.world.nodes(), &self.world.enactments(name), now);
+        let enactments = self.world.enactments(name);
+        let decision = decide(policy, self.world.nodes(), &enactments, now);
+        let (held, allowed) = decision.slots;
+        metrics::controller().slots(name, held, allowed);
+        metrics::controller().expired(self.slots.expired(name, &enactments, now));
         if let Some(at) = decision.wake {
             let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             wake_at(&mut self.wake, name, Instant::now() + left);
@@ -255,6 +278,7 @@ impl Controller {
                         .enactments
                         .patch_status(&e.name, &params, &Patch::Merge(patch))
                         .await?;
+                    metrics::controller().granted();
                     Answer::Enactment(Box::new(object))
                 }
                 Write::Abort(e, generation, message) => {

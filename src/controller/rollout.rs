@@ -27,6 +27,8 @@ pub struct Decision<'a> {
     pub terminal: bool,
     /// A slot ends then: decide again.
     pub wake: Option<Timestamp>,
+    /// Slots that are held, with those granted now, and how many may be.
+    pub slots: (usize, usize),
 }
 
 /// Where one enactment is in the roll-out of the policy's generation.
@@ -190,6 +192,7 @@ pub fn decide<'a>(
         (false, false) => (waiting.take(most.saturating_sub(holding + failed)).collect(), vec![]),
     };
 
+    let slots = (holding + grants.len(), most);
     let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let waits = count(|s| matches!(s, Standing::Waiting(_) | Standing::Mending));
     let counts = NodeCounts {
@@ -232,6 +235,7 @@ pub fn decide<'a>(
             .filter_map(|e| ends(e, generation))
             .filter(|end| *end > now)
             .min(),
+        slots,
     }
 }
 
@@ -363,6 +367,7 @@ mod tests {
                 expires: at(expires),
             }),
             reverts: false,
+            features: vec![],
             revision: 0,
         }
     }

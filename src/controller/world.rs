@@ -55,6 +55,8 @@ pub struct Enactment {
     pub slot: Option<Slot>,
     /// Holds what its node needs to undo the policy.
     pub reverts: bool,
+    /// `status.features`.
+    pub features: Vec<String>,
     pub(super) revision: u64,
 }
 
@@ -258,6 +260,16 @@ impl World {
         self.policies.items.get(name)
     }
 
+    /// All policies.
+    pub fn all_policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.items.values()
+    }
+
+    /// All enactments.
+    pub fn all_enactments(&self) -> impl Iterator<Item = &Enactment> {
+        self.enactments.items.values()
+    }
+
     /// All nodes by name.
     pub fn nodes(&self) -> &BTreeMap<String, Node> {
         &self.nodes.items
@@ -342,6 +354,7 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
         }),
         generation: status.policy_generation,
         reverts,
+        features: status.features,
         conditions: status.conditions,
         name,
         policy,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::host::HostError;
 
-use super::{NetworkManager, failed, path};
+use super::{NetworkManager, call, failed, path};
 
 /// DELETE_NEW_CONNECTIONS 0x2 and DISCONNECT_NEW_DEVICES 0x4.
 const FLAGS: u32 = 0x2 | 0x4;
@@ -25,10 +25,7 @@ fn seconds(ttl: Duration) -> u32 {
 
 /// Paths of all checkpoints in force.
 pub async fn list(nm: &NetworkManager) -> Result<Vec<String>, HostError> {
-    let all = nm
-        .manager()
-        .await?
-        .checkpoints()
+    let all = call("Properties", nm.manager().await?.checkpoints())
         .await
         .map_err(failed("listing checkpoints"))?;
     Ok(all.iter().map(ToString::to_string).collect())
@@ -40,51 +37,49 @@ pub async fn create(nm: &NetworkManager, ttl: Duration) -> Result<Taken, HostErr
         return Err(HostError::ForeignCheckpoint { path });
     }
     let manager = nm.manager().await?;
-    if let Ok(path) = manager
-        .checkpoint_create(&[], seconds(ttl), FLAGS | TRACK_GLOBAL_DNS)
-        .await
-    {
-        return Ok(Taken {
-            path: path.to_string(),
-            covers_global_dns: true,
-        });
-    }
-    let path = manager
-        .checkpoint_create(&[], seconds(ttl), FLAGS)
+    let taking = async {
+        let create = |flags| manager.checkpoint_create(&[], seconds(ttl), flags);
+        match create(FLAGS | TRACK_GLOBAL_DNS).await {
+            Ok(path) => Ok((path, true)),
+            Err(_) => Ok((create(FLAGS).await?, false)),
+        }
+    };
+    let (path, covers_global_dns) = call("CheckpointCreate", taking)
         .await
         .map_err(failed("taking a checkpoint"))?;
     Ok(Taken {
         path: path.to_string(),
-        covers_global_dns: false,
+        covers_global_dns,
     })
 }
 
 /// Its time starts afresh: it ends `ttl` from now.
 pub async fn extend(nm: &NetworkManager, at: &str, ttl: Duration) -> Result<(), HostError> {
-    nm.manager()
-        .await?
-        .checkpoint_adjust_rollback_timeout(&path(at)?, seconds(ttl))
-        .await
-        .map_err(failed("extending the checkpoint"))
+    call(
+        "CheckpointAdjustRollbackTimeout",
+        nm.manager()
+            .await?
+            .checkpoint_adjust_rollback_timeout(&path(at)?, seconds(ttl)),
+    )
+    .await
+    .map_err(failed("extending the checkpoint"))
 }
 
 /// Keeps the changes.
 pub async fn destroy(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
-    nm.manager()
-        .await?
-        .checkpoint_destroy(&path(at)?)
+    call("CheckpointDestroy", nm.manager().await?.checkpoint_destroy(&path(at)?))
         .await
         .map_err(failed("committing the checkpoint"))
 }
 
 /// Restores; an error names the devices that could not be.
 pub async fn rollback(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
-    let devices = nm
-        .manager()
-        .await?
-        .checkpoint_rollback(&path(at)?)
-        .await
-        .map_err(failed("rolling back the checkpoint"))?;
+    let devices = call(
+        "CheckpointRollback",
+        nm.manager().await?.checkpoint_rollback(&path(at)?),
+    )
+    .await
+    .map_err(failed("rolling back the checkpoint"))?;
     // NM_ROLLBACK_RESULT_*: 0 ok, 1 no device, 2 unmanaged, 3 failed. A device that is gone cannot be restored and need not be.
     let stuck: Vec<&str> = devices
         .iter()

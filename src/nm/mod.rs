@@ -1,6 +1,7 @@
 //! NetworkManager's side of the node, over D-Bus: one GetManagedObjects and the profiles, turned into facts; and the calls that change things.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,11 @@ fn is_gone(e: &zbus::Error) -> bool {
         "org.freedesktop.DBus.Error.UnknownObject",
     ];
     error_name(e).is_some_and(|n| gone.contains(&n.as_str()))
+}
+
+/// Has a call counted.
+async fn call<T, E>(method: &'static str, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    crate::metrics::agent().dbus(method, call).await
 }
 
 fn path(text: &str) -> Result<ObjectPath<'_>, HostError> {
@@ -233,8 +239,7 @@ impl NetworkManager {
             .build()
             .await
             .map_err(failed("reaching NetworkManager"))?;
-        objects
-            .get_managed_objects()
+        call("GetManagedObjects", objects.get_managed_objects())
             .await
             .map_err(|e| failed("reading NetworkManager's objects")(e.into()))
     }
@@ -242,7 +247,7 @@ impl NetworkManager {
     /// A profile; None where it went away meanwhile.
     async fn saved(&self, at: String, properties: &Properties) -> Result<Option<SavedProfile>, HostError> {
         let _turn = self.turn().await;
-        match self.connection(&at).await?.get_settings().await {
+        match call("GetSettings", self.connection(&at).await?.get_settings()).await {
             Ok(settings) => Ok(Some(SavedProfile {
                 profile: self.with_secrets(&at, codec::decode(&settings)).await,
                 unsaved: property_bool(properties, "Unsaved"),
@@ -270,18 +275,14 @@ impl NetworkManager {
         match at {
             Some(at) => {
                 let connection = self.connection(at).await?;
-                connection
-                    .update2(codec::encode(profile), flags, HashMap::new())
-                    .await
-                    .map_err(failed(tried))?;
+                let update = connection.update2(codec::encode(profile), flags, HashMap::new());
+                call("Update2", update).await.map_err(failed(tried))?;
                 Ok(at.to_owned())
             }
             None => {
                 let manager = self.settings().await?;
-                let (at, _) = manager
-                    .add_connection2(codec::encode(profile), flags, HashMap::new())
-                    .await
-                    .map_err(failed(tried))?;
+                let add = manager.add_connection2(codec::encode(profile), flags, HashMap::new());
+                let (at, _) = call("AddConnection2", add).await.map_err(failed(tried))?;
                 Ok(at.to_string())
             }
         }
@@ -299,7 +300,8 @@ impl NetworkManager {
         let Ok(connection) = self.connection(at).await else {
             return profile;
         };
-        let answers = join_all(has.iter().map(|setting| connection.get_secrets(setting))).await;
+        let ask = |setting: &&'static str| call("GetSecrets", connection.get_secrets(setting));
+        let answers = join_all(has.iter().map(ask)).await;
         for (setting, answer) in has.iter().zip(answers) {
             match answer {
                 Ok(secrets) => profile.add_secrets(codec::decode(&secrets)),
@@ -312,7 +314,7 @@ impl NetworkManager {
     /// Deletes a profile; one that is gone already is fine.
     pub async fn forget(&self, label: &str, at: &str) -> Result<(), HostError> {
         let _turn = self.turn().await;
-        gone_is_fine(self.connection(at).await?.delete().await)
+        gone_is_fine(call("Delete", self.connection(at).await?.delete()).await)
             .map_err(failed(format!("deleting the profile of {label}")))
     }
 
@@ -325,7 +327,8 @@ impl NetworkManager {
         let mut events = self.subscribe();
         let begin = tokio::time::Instant::now();
         loop {
-            match manager.activate_connection(&connection, &device, &root).await {
+            let activate = manager.activate_connection(&connection, &device, &root);
+            match call("ActivateConnection", activate).await {
                 Err(e) if before_udev(&e) && begin.elapsed() < UDEV => {
                     let _ = tokio::time::timeout(Duration::from_millis(200), events.changed()).await;
                 }
@@ -346,13 +349,19 @@ impl NetworkManager {
     pub async fn deactivate(&self, label: &str, active: &str) -> Result<(), HostError> {
         let _turn = self.turn().await;
         let active = path(active)?;
-        gone_is_fine(self.manager().await?.deactivate_connection(&active).await)
-            .map_err(failed(format!("taking {label} down")))
+        gone_is_fine(
+            call(
+                "DeactivateConnection",
+                self.manager().await?.deactivate_connection(&active),
+            )
+            .await,
+        )
+        .map_err(failed(format!("taking {label} down")))
     }
 
     /// Keeps the static host name; empty removes it.
     pub async fn save_hostname(&self, name: &str) -> Result<(), HostError> {
-        let done = self.settings().await?.save_hostname(name).await;
+        let done = call("SaveHostname", self.settings().await?.save_hostname(name)).await;
         done.map_err(failed("saving the static host name"))
     }
 
@@ -369,19 +378,22 @@ impl NetworkManager {
     /// Reapplies the device's profile as it is saved. False where NetworkManager says that a change needs activation.
     pub async fn reapply(&self, at: &str) -> Result<bool, HostError> {
         let _turn = self.turn().await;
-        Ok(self.device(at).await?.reapply(HashMap::new(), 0, 0).await.is_ok())
+        let device = self.device(at).await?;
+        Ok(call("Reapply", device.reapply(HashMap::new(), 0, 0)).await.is_ok())
     }
 
     /// Takes a device down and keeps it from connecting by itself; one that is down already is fine.
     pub async fn disconnect(&self, label: &str, at: &str) -> Result<(), HostError> {
         let _turn = self.turn().await;
-        gone_is_fine(self.device(at).await?.disconnect().await).map_err(failed(format!("disconnecting {label}")))
+        gone_is_fine(call("Disconnect", self.device(at).await?.disconnect()).await)
+            .map_err(failed(format!("disconnecting {label}")))
     }
 
     /// Removes a software link; one that is gone already is fine.
     pub async fn remove_link(&self, label: &str, at: &str) -> Result<(), HostError> {
         let _turn = self.turn().await;
-        gone_is_fine(self.device(at).await?.delete().await).map_err(failed(format!("removing the link {label}")))
+        gone_is_fine(call("Delete", self.device(at).await?.delete()).await)
+            .map_err(failed(format!("removing the link {label}")))
     }
 
     /// Sets or clears the global DNS configuration.
@@ -399,9 +411,7 @@ impl NetworkManager {
             value.insert("searches".to_owned(), Variant::from(searches.clone()));
             value.insert("options".to_owned(), Variant::from(options.clone()));
         }
-        self.manager()
-            .await?
-            .set_global_dns_configuration(value)
+        call("Properties", self.manager().await?.set_global_dns_configuration(value))
             .await
             .map_err(failed("setting the global DNS configuration"))
     }

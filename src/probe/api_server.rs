@@ -29,7 +29,7 @@ impl Cluster {
         config.read_timeout = Some(ROUND);
         config.write_timeout = Some(ROUND);
         config.default_retry = false;
-        Client::try_from(config).map_err(|e| e.to_string())
+        crate::metrics::apiserver::client(config).map_err(|e| e.to_string())
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::error::Invalid;
 use crate::facts::Facts;
 use crate::host::HostError;
+use crate::metrics::{self, Round};
 
 mod api_server;
 mod dns;
@@ -307,7 +308,9 @@ impl Prober {
         };
         let rounds = self.specs.iter().map(|spec| async {
             let begin = Instant::now();
+            let counted = metrics::agent().probe(&spec.name, Round::Before);
             let said = self.round(spec, &facts).await;
+            counted.done(said.is_ok());
             ProbeResult {
                 name: spec.name.clone(),
                 before: word(said.is_ok()),
@@ -330,19 +333,25 @@ impl Prober {
         }
     }
 
-    /// All counting probes at once, again and again until they pass; the first that has failed for good ends it.
+    /// All counting probes at once, again and again until they pass; the first that has failed for good ends it. `round` is for the metrics.
     pub async fn prove<L: Look>(
         &self,
         baseline: &Baseline,
         touched: &[String],
         look: &L,
+        round: Round,
     ) -> Result<Vec<ProbeResult>, ProbeFailure> {
         let look = &Shared::new(look);
         let mut results = baseline.results();
         let mut running: FuturesUnordered<_> = baseline
             .counting
             .iter()
-            .map(|spec| async move { (spec, self.pass(spec, baseline, touched, look).await) })
+            .map(|spec| async move {
+                let counted = metrics::agent().probe(&spec.name, round);
+                let passed = self.pass(spec, baseline, touched, look).await;
+                counted.done(passed.0.is_ok());
+                (spec, passed)
+            })
             .collect();
         while let Some((spec, (said, latency))) = running.next().await {
             let Some(result) = results.iter_mut().find(|r| r.name == spec.name) else {
@@ -456,7 +465,10 @@ mod tests {
         let all: Vec<_> = ["a", "b", "c", "d"].map(|name| tcp(name, port, Some(true))).into();
         let prober = Prober::none().with_overrides(&all).unwrap();
         let node = Counting(0.into());
-        prober.prove(&prober.baseline(&node).await, &[], &node).await.unwrap();
+        prober
+            .prove(&prober.baseline(&node).await, &[], &node, Round::After)
+            .await
+            .unwrap();
         assert_eq!(node.0.into_inner(), 2, "one before, one after");
     }
 
@@ -483,12 +495,12 @@ mod tests {
             .unwrap();
         let node = Node(Facts::default());
         let baseline = prober.baseline(&node).await;
-        let said = prober.prove(&baseline, &[], &node).await.unwrap();
+        let said = prober.prove(&baseline, &[], &node, Round::After).await.unwrap();
         assert_eq!((said[0].after.as_str(), said[1].after.as_str()), ("passed", "skipped"));
 
         let prober = Prober::none().with_overrides(&[tcp("shut", 1, Some(true))]).unwrap();
         let baseline = prober.baseline(&node).await;
-        let failure = prober.prove(&baseline, &[], &node).await.unwrap_err();
+        let failure = prober.prove(&baseline, &[], &node, Round::After).await.unwrap_err();
         assert!(failure.cause.starts_with("probe shut failed: "), "{}", failure.cause);
     }
 

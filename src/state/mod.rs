@@ -11,6 +11,7 @@ use crate::profile::Profile;
 use crate::scalar::Space;
 
 pub mod dns;
+pub mod features;
 pub mod iface;
 pub mod ovn;
 pub mod ovs_db;

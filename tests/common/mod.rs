@@ -32,6 +32,11 @@ pub fn must(command: &mut Command) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
+fn variable(text: &str, name: &str) -> String {
+    let mut lines = text.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+    lines.next().unwrap_or_default().to_owned()
+}
+
 /// stdout and stderr.
 pub fn said(out: &Output) -> String {
     format!(
@@ -111,9 +116,10 @@ impl Node {
 
     /// A variable of the bed.
     pub fn env(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.bed().join("env")).unwrap_or_default();
-        let mut lines = text.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix('='));
-        lines.next().unwrap_or_default().to_owned()
+        variable(
+            &std::fs::read_to_string(self.bed().join("env")).unwrap_or_default(),
+            name,
+        )
     }
 
     /// Another verb of `node.sh`.
@@ -160,6 +166,11 @@ impl Cluster {
         let file = self.dir.0.join("manifest.yaml");
         std::fs::write(&file, yaml).expect("the manifest is written");
         must(self.verb("kubectl").arg("apply").arg("-f").arg(file));
+    }
+
+    /// A variable of the bed.
+    pub fn env(&self, name: &str) -> String {
+        variable(&self.log("env"), name)
     }
 
     /// A log of the bed.
