@@ -14,6 +14,7 @@
 //!
 //! `error`, `scalar`, `facts`, `profile`, `state`, `capture`, `plan` and `api` are pure: no clock, no file, no `.await`.
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod capture;

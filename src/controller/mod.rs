@@ -19,6 +19,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::admission;
 use crate::agent::{cluster_config, stop_signal, watch};
 use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::Slot;
@@ -52,6 +53,9 @@ pub struct Config {
     /// Our name in the Lease.
     #[arg(long, env = "POD_NAME", default_value_t = format!("controller-{}", std::process::id()))]
     pub identity: String,
+    /// The webhook.
+    #[command(flatten)]
+    pub admission: admission::Config,
 }
 
 /// Leads when it can, until it is told to stop. One that loses the Lease forgets everything and stands again.
@@ -60,6 +64,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // kube would try again for minutes, unseen; we decide anew instead
     cluster.default_retry = false;
     let client = Client::try_from(cluster)?;
+    let webhook = admission::run(
+        &config.admission,
+        client.clone(),
+        &config.namespace,
+        admission::unobserved(),
+    );
     let election = lease::Election::new(client.clone(), &config.namespace, &config.identity);
     let work = async {
         loop {
@@ -75,6 +85,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::select! {
         end = work => end,
+        end = webhook => end,
         () = stop_signal() => {
             election.release().await;
             Ok(())
