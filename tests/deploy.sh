@@ -109,6 +109,7 @@ controller:
   tolerations: [{key: c-taint, operator: Exists}]
   affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: c-affinity, operator: Exists}]}]}}}
   resources: {limits: {memory: 222Mi}}
+webhook: {selfSign: {caRotateInterval: 91h, caOverlapInterval: 7h, certRotateInterval: 45h, certOverlapInterval: 3h}}
 monitoring: {enabled: true, labels: {release: prometheus}}
 YAML
   template "$work/values.chart.yaml" -f "$work/values.yaml"
@@ -117,6 +118,7 @@ YAML
   sed -E '/- --/{N;s/\n *- /=/;s/"//g}' "$work/values.helm.yaml" >"$work/values.joined"
   for want in 'image: example.org/nw@sha256:0000' 'imagePullPolicy: Always' '- name: key$' '- -vv' 'a: selector' \
     'key: a-taint' 'key: a-affinity' 'memory: 111Mi' 'timeout=31' 'dns-host=probe.example' 'probe-retries=0' \
+    'ca-rotate-interval=91h' 'ca-overlap-interval=7h' 'cert-rotate-interval=45h' 'cert-overlap-interval=3h' \
     'max-retries=7' 'initial-backoff=3' 'max-backoff=41' \
     'replicas: 3' 'c: selector' 'key: c-taint' 'key: c-affinity' 'memory: 222Mi' 'release: prometheus' 'name: elsewhere$'; do
     grep -q -e "$want" "$work/values.joined" || wrong "the chart does nothing with the value that leads to '$want'"
