@@ -23,6 +23,7 @@ pub mod controller;
 pub mod error;
 pub mod facts;
 pub mod host;
+pub mod installer;
 pub mod journal;
 pub mod kernel;
 pub mod log;

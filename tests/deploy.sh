@@ -73,6 +73,18 @@ same() {
   fi
 }
 
+same_installer() {
+  normalised "$work/installer.kustomize.yaml" "$deploy/installer"
+  template "$work/installer.chart.yaml" --set installer.enabled=true
+  normalised "$work/installer.helm.yaml" "$work/installer.chart.yaml"
+  if diff -u "$work/installer.kustomize.yaml" "$work/installer.helm.yaml" >"$work/installer.diff"; then
+    good "installer: kustomize and Helm render the same $(count "$work/installer.helm.yaml") objects"
+  else
+    wrong "installer: kustomize (-) and Helm (+) differ"
+    cat "$work/installer.diff" >&2
+  fi
+}
+
 render_default() {
   printf '# The default overlay, rendered by tests/deploy.sh update: edit base/ instead.\n'
   "$kubectl" kustomize "$deploy/overlays/default"
@@ -85,6 +97,7 @@ variants() {
   same alt-names alt-names --set agent.altNames=true
   same journal journal --set agent.journal=true
   same bootstrap bootstrap --set controller.bootstrap=true
+  same_installer
   same all 'alt-names bootstrap journal prometheus' \
     --set agent.altNames=true,agent.journal=true,controller.bootstrap=true,monitoring.enabled=true
 }
@@ -158,7 +171,7 @@ versions() {
   local version
   version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$repo/Cargo.toml" | head -n1)
   grep -qx "appVersion: $version" "$deploy/chart/Chart.yaml" || wrong "the chart is not of version $version"
-  if grep -h 'image: netwright' "$deploy"/base/*.yaml | grep -v "image: netwright:$version$"; then wrong "the base is not of version $version"; fi
+  if grep -h 'image: netwright' "$deploy"/base/*.yaml "$deploy"/installer/installer.yaml | grep -v "image: netwright:$version$"; then wrong "the base is not of version $version"; fi
   good "manifests and chart are of version $version"
 }
 
@@ -366,6 +379,7 @@ cluster() {
   versions_stored >"$work/once"
   taken 'the same again' bed_kubectl apply -f "$repo/crds" -f "$deploy"
   versions_stored | diff "$work/once" - || wrong "applied twice it is not the same"
+  taken 'apply -k deploy/installer' bed_kubectl apply -k "$deploy/installer"
   monitoring_crds
   local overlay name
   for overlay in "$deploy"/overlays/*/; do

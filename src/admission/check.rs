@@ -96,14 +96,14 @@ fn document(mut known: Known, found: &mut Findings) {
         Err(fault) => return found.faults.push(known.place(fault).under(DOCUMENT)),
     };
     let empty = offline::stage(&state);
-    match plan::plan(&state, &empty) {
-        Ok(plan) => {
-            plan.warnings.iter().for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
+    match plan::check(&state, &empty) {
+        Ok(warnings) => {
+            warnings.iter().for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
             if let Some(fault) = needs_newer(&state, empty) {
                 found.warn(DOCUMENT, known.place(fault));
             }
         }
-        Err(first) => match plan::plan(&state, &offline::furnished(&state)) {
+        Err(first) => match plan::check(&state, &offline::furnished(&state)) {
             Err(second) if second == first && !node_decides(&first) => found.faults.push(known.place(first).under(DOCUMENT)),
             // every node has an interface that can keep name servers and rules
             _ if !first.path.starts_with("interfaces[") && !first.path.starts_with("routes") => {}
@@ -132,7 +132,7 @@ fn needs_newer(state: &NetworkState, mut seen: Observation) -> Option<Invalid> {
     seen.facts.nm_version = OLDEST_NM.to_owned();
     seen.facts.nm_capabilities = ALL_PLUG_INS.to_vec();
     seen.facts.ovs = Some(Ovs::default());
-    let fault = plan::plan(state, &seen).err()?;
+    let fault = plan::supported(state, &seen).err()?;
     let (needs, _) = fault.reason.split_once("; this node has ")?;
     (fault.kind == ErrorKind::DependencyError).then(|| Invalid::new(&fault.path, needs))
 }

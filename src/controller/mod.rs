@@ -25,6 +25,7 @@ use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::Slot;
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy};
+use crate::installer;
 
 mod lease;
 mod rollout;
@@ -40,6 +41,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(10);
+/// Name of the Lease. Agents read it to see whether there is a controller.
+pub const LEASE: &str = "netwright-controller";
+const LEASE_INSTALLER: &str = "netwright-installer";
 
 /// Flags of `netwright controller`.
 #[derive(Debug, Clone, Args)]
@@ -53,6 +57,12 @@ pub struct Config {
     /// Our name in the Lease.
     #[arg(long, env = "POD_NAME", default_value_t = format!("controller-{}", std::process::id()))]
     pub identity: String,
+    /// Do not control: install what the cluster's NMState asks for.
+    #[arg(long)]
+    pub install: bool,
+    /// Image that --install gives to agents and controllers, instead of its own.
+    #[arg(long, env = "NETWRIGHT_IMAGE", requires = "install")]
+    pub image: Option<String>,
     /// The webhook.
     #[command(flatten)]
     pub admission: admission::Config,
@@ -64,13 +74,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // kube would try again for minutes, unseen; we decide anew instead
     cluster.default_retry = false;
     let client = Client::try_from(cluster)?;
+    if config.install {
+        return install(&config, client).await;
+    }
     let webhook = admission::run(
         &config.admission,
         client.clone(),
         &config.namespace,
         admission::unobserved(),
     );
-    let election = lease::Election::new(client.clone(), &config.namespace, &config.identity);
+    let election = lease::Election::new(client.clone(), LEASE, &config.namespace, &config.identity);
     let work = async {
         loop {
             election.win().await;
@@ -86,6 +99,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         end = work => end,
         end = webhook => end,
+        () = stop_signal() => {
+            election.release().await;
+            Ok(())
+        }
+    }
+}
+
+/// The installer has a Lease of its own, and ends when it loses it.
+async fn install(config: &Config, client: Client) -> anyhow::Result<()> {
+    let election = lease::Election::new(client.clone(), LEASE_INSTALLER, &config.namespace, &config.identity);
+    let work = async {
+        election.win().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let image = config.image.clone();
+        tokio::select! {
+            lost = election.hold() => Err(lost),
+            end = installer::run(client, &config.namespace, &config.identity, image) => end,
+        }
+    };
+    tokio::select! {
+        end = work => end,
         () = stop_signal() => {
             election.release().await;
             Ok(())
