@@ -3,8 +3,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use common::Cluster;
 use jiff::Timestamp;
 use netwright::admission::check::{Findings, policy};
 use netwright::admission::review::{Outcome, Question, answer};
@@ -295,36 +296,127 @@ fn large() -> Value {
 
 #[test]
 fn a_megabyte_is_answered() {
-    if std::env::var_os("PHASES").is_some() {
-        let text = review("CREATE", object(large()), Value::Null).to_string();
-        for _ in 0..3 {
-        let t = Instant::now();
-        let r: kube::core::admission::AdmissionReview<kube::core::DynamicObject> = serde_json::from_str(&text).unwrap();
-        println!("review {:?}", t.elapsed());
-        let t = Instant::now();
-        let spec = &r.request.unwrap().object.unwrap().data["spec"];
-        let _: netwright::api::NodeNetworkConfigurationPolicySpec = serde_path_to_error::deserialize(spec).unwrap();
-        println!("spec {:?}", t.elapsed());
-        let t = Instant::now();
-        let state = netwright::state::NetworkState::from_json(spec["desiredState"].clone()).unwrap();
-        println!("state {:?}", t.elapsed());
-        let t = Instant::now();
-        let stage = netwright::plan::offline::stage(&state);
-        println!("stage {:?}", t.elapsed());
-        let t = Instant::now();
-        let _ = netwright::plan::check(&state, &stage).unwrap();
-        println!("check {:?}", t.elapsed());
-        let t = Instant::now();
-        netwright::plan::supported(&state, &stage).unwrap();
-        println!("supported {:?}", t.elapsed());
-        let t = Instant::now();
-        let _ = policy("p", spec);
-        println!("policy {:?}", t.elapsed());
-        }
-    }
     let review = review("CREATE", object(large()), Value::Null).to_string();
     let begin = Instant::now();
     let (_, outcome) = answer(Question::Validate, review.as_bytes(), Timestamp::now()).expect("it is a review");
     println!("{} bytes: {outcome:?} in {:?} (this build)", review.len(), begin.elapsed());
     assert_eq!(outcome, Outcome::Allowed);
+}
+
+/// `kubectl apply` of a policy: whether it was taken, and all that was said.
+fn apply(cluster: &Cluster, name: &str, spec: &str) -> (bool, String) {
+    let manifest = format!(
+        "apiVersion: nmstate.io/v1\nkind: NodeNetworkConfigurationPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    );
+    let file = cluster.dir.0.join(format!("{name}.yaml"));
+    std::fs::write(&file, manifest).expect("the manifest is written");
+    let out = cluster.verb("kubectl").arg("apply").arg("-f").arg(file).output().expect("kubectl");
+    (out.status.success(), common::said(&out))
+}
+
+fn eventually(what: &str, cluster: &Cluster, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < end, "not within a minute: {what}\n{}", cluster.log("controller.log"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Where the Service leads: there is nobody in the bed who would look for pods.
+const ENDPOINTS: &str = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: netwright-webhook, namespace: nmstate, labels: {kubernetes.io/service-name: netwright-webhook}}
+addressType: IPv4
+endpoints: [{addresses: [10.99.1.1], conditions: {ready: true}}]
+ports: [{name: webhook, port: 8443, protocol: TCP}]
+";
+const WRONG: &str = "{desiredState: {interfaces: [{name: br0, type: linux-bridge, bridge: {prot: []}}]}}";
+
+fn refuses(cluster: &Cluster) -> bool {
+    let (taken, said) = apply(cluster, "wrong", WRONG);
+    if taken {
+        cluster.kubectl(&["delete", "nncp", "wrong"]);
+    }
+    !taken && said.contains("spec.desiredState.interfaces[br0].bridge.prot: unknown")
+}
+
+fn secret(cluster: &Cluster, key: &str) -> String {
+    let path = format!("jsonpath={{.data.{}}}", key.replace('.', "\\."));
+    cluster.kubectl(&["-n", "nmstate", "get", "secret", "netwright-webhook", "--ignore-not-found", "-o", &path])
+}
+
+fn bundle(cluster: &Cluster, kind: &str) -> String {
+    cluster.kubectl(&["get", kind, "netwright", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"])
+}
+
+/// The manifests as shipped, the rights of the controller's own service account, and an apiserver that calls it.
+#[test]
+fn an_apiserver_asks_and_certificates_change_unseen() {
+    if !common::may_run() {
+        return;
+    }
+    let cluster = Cluster::up("1");
+    cluster.kubectl_apply(ENDPOINTS);
+    // nobody answers: policies can be written all the same
+    let begin = Instant::now();
+    let (taken, said) = apply(&cluster, "early", WRONG);
+    assert!(taken, "a dead webhook keeps people from writing: {said}");
+    println!("a write past a dead webhook took {:?}", begin.elapsed());
+
+    common::must(cluster.verb("controller").args([
+        "--ca-rotate-interval=60s",
+        "--ca-overlap-interval=30s",
+        "--cert-rotate-interval=20s",
+        "--cert-overlap-interval=10s",
+    ]));
+    eventually("the webhook refuses a wrong policy", &cluster, || refuses(&cluster));
+    let (taken, said) = apply(&cluster, "fine", "{desiredState: {interfaces: []}}");
+    assert!(taken && !said.contains("Warning"), "{said}");
+    let note = |name: &str| {
+        let path = "jsonpath={.metadata.annotations.nmstate\\.io/webhook-mutating-timestamp}";
+        cluster.kubectl(&["get", "nncp", name, "-o", path])
+    };
+    let first: i128 = note("fine").parse().expect("a time in nanoseconds");
+    // the same again changes nothing, another spec does
+    assert!(apply(&cluster, "fine", "{desiredState: {interfaces: []}}").1.contains("unchanged"));
+    assert!(apply(&cluster, "fine", "{priority: 1, desiredState: {interfaces: []}}").0);
+    assert!(note("fine").parse::<i128>().expect("a time") > first);
+    let (taken, said) = apply(&cluster, "odd", "{maxUnavailable: '42'}");
+    assert!(taken && said.contains("Warning: spec.maxUnavailable: '42' is neither"), "{said}");
+    // what was stored before can be labelled and deleted
+    cluster.kubectl(&["label", "nncp", "early", "a=b"]);
+    cluster.kubectl(&["delete", "nncp", "early"]);
+    for version in ["v1beta1", "v1alpha1"] {
+        let old = format!("apiVersion: nmstate.io/{version}\nkind: NodeNetworkConfigurationPolicy\nmetadata: {{name: old}}\nspec: {WRONG}\n");
+        let file = cluster.dir.0.join("old.yaml");
+        std::fs::write(&file, old).expect("the manifest is written");
+        let out = cluster.verb("kubectl").arg("create").arg("-f").arg(&file).output().expect("kubectl");
+        assert!(!out.status.success() && common::said(&out).contains("bridge.prot"), "{version}: {}", common::said(&out));
+    }
+
+    // one authority after the other, and never a moment in which the apiserver does not get through
+    let (authority, pair) = (secret(&cluster, "ca.key"), secret(&cluster, "tls.crt"));
+    assert_eq!(bundle(&cluster, "validatingwebhookconfigurations"), secret(&cluster, "ca.crt"));
+    let mut seen = std::collections::BTreeSet::from([pair]);
+    eventually("authority and certificate were changed", &cluster, || {
+        assert!(refuses(&cluster), "a policy got past the webhook\n{}", cluster.log("controller.log"));
+        seen.insert(secret(&cluster, "tls.crt"));
+        secret(&cluster, "ca.key") != authority && seen.len() > 2
+    });
+    assert!(!cluster.log("controller.log").contains("panicked"));
+
+    // whoever damages it finds it mended
+    cluster.kubectl(&["-n", "nmstate", "patch", "secret", "netwright-webhook", "--type=merge", "-p", "{\"data\": {\"ca.key\": \"eA==\"}}"]);
+    let clear = "[{\"op\": \"remove\", \"path\": \"/webhooks/0/clientConfig/caBundle\"}]";
+    cluster.kubectl(&["patch", "mutatingwebhookconfigurations", "netwright", "--type=json", "-p", clear]);
+    eventually("the secret is mended", &cluster, || secret(&cluster, "ca.key") != "eA==");
+    eventually("the bundles are mended", &cluster, || {
+        let now = secret(&cluster, "ca.crt");
+        ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"].iter().all(|kind| bundle(&cluster, kind) == now)
+    });
+    eventually("the webhook refuses again", &cluster, || refuses(&cluster));
+    cluster.kubectl(&["-n", "nmstate", "delete", "secret", "netwright-webhook"]);
+    eventually("the secret is back", &cluster, || !secret(&cluster, "tls.crt").is_empty());
+    eventually("the webhook refuses with it", &cluster, || refuses(&cluster));
 }

@@ -43,6 +43,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Flags of the webhook.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Config {
     /// Where admission reviews are answered, over TLS; empty: nowhere.
     #[arg(long, default_value = "[::]:8443")]

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, Toleration};
+use k8s_openapi::api::core::v1::Toleration;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{Condition, Crd, as_version};
+use super::{Condition, Crd, any_object, as_version};
 
 /// Where and how agents and controller run. What is left out is as in the manifests.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -25,12 +26,14 @@ use super::{Condition, Crd, as_version};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NMStateSpec {
-    /// Of the agents.
+    /// Of the agents: the affinity of a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<Affinity>,
-    /// Of the controller.
+    #[schemars(schema_with = "any_object")]
+    pub affinity: Option<Value>,
+    /// Of the controller: the affinity of a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub infra_affinity: Option<Affinity>,
+    #[schemars(schema_with = "any_object")]
+    pub infra_affinity: Option<Value>,
     /// Of the agents, instead of `kubernetes.io/os: linux`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,

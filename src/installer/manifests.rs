@@ -80,7 +80,7 @@ fn agent(object: &mut Value, install: &Install<'_>) {
     let pod = &mut object["spec"]["template"]["spec"];
     set(pod, "nodeSelector", (!spec.node_selector.is_empty()).then(|| json!(spec.node_selector)));
     set(pod, "tolerations", (!spec.tolerations.is_empty()).then(|| json!(spec.tolerations)));
-    set(pod, "affinity", spec.affinity.as_ref().map(|a| json!(a)));
+    set(pod, "affinity", spec.affinity.clone());
     let host = spec.probe_configuration.as_ref().map(|p| p.dns.host.as_str()).unwrap_or_default();
     runs(pod, install, &[("--probe-dns-host", host)]);
 }
@@ -92,7 +92,7 @@ fn controller(object: &mut Value, install: &Install<'_>) -> Result<(), String> {
     set(pod, "nodeSelector", (!selector.is_empty()).then(|| json!(selector)));
     let tolerations = &spec.infra_tolerations;
     set(pod, "tolerations", (!tolerations.is_empty()).then(|| json!(tolerations)));
-    set(pod, "affinity", spec.infra_affinity.as_ref().map(|a| json!(a)));
+    set(pod, "affinity", spec.infra_affinity.clone());
     let certificates = spec.self_sign_configuration.clone().unwrap_or_default();
     let metrics = spec.metrics_configuration.clone().unwrap_or_default().bind_address;
     // `:8089` is what kubernetes-nmstate takes for every address
