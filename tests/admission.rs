@@ -3,10 +3,12 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Cluster;
 use jiff::Timestamp;
+use netwright::admission;
 use netwright::admission::check::{Findings, policy};
 use netwright::admission::review::{Outcome, Question, answer};
 use netwright::yaml;
@@ -28,14 +30,35 @@ fn faults(found: &Findings) -> Vec<String> {
 #[test]
 fn a_fault_that_no_node_could_live_with_has_its_path() {
     for (desired, path) in [
-        ("interfaces: [{name: br0, type: linux-bridge, bridge: {prot: []}}]", "interfaces[br0].bridge.prot"),
-        ("interfaces: [{name: eth1, type: ethernet, mtu: big}]", "interfaces[eth1].mtu"),
-        ("interfaces: [{name: eth1, type: ethernet, ipv4: {enabled: true, address: [{ip: 1.2.3, prefix-length: 24}]}}]", "interfaces[eth1].ipv4.address[0].ip"),
-        ("interfaces: [{name: eth1.5000, type: vlan, vlan: {base-iface: eth1, id: 5000}}]", "interfaces[eth1.5000].vlan.id"),
-        ("interfaces: [{name: this-name-is-too-long, type: linux-bridge}]", "interfaces[this-name-is-too-long].name"),
-        ("interfaces: [{name: br0, type: linux-bridge, bridge: {port: [{name: a}]}}, {name: br1, type: linux-bridge, bridge: {port: [{name: a}]}}]", "interfaces[br1]"),
+        (
+            "interfaces: [{name: br0, type: linux-bridge, bridge: {prot: []}}]",
+            "interfaces[br0].bridge.prot",
+        ),
+        (
+            "interfaces: [{name: eth1, type: ethernet, mtu: big}]",
+            "interfaces[eth1].mtu",
+        ),
+        (
+            "interfaces: [{name: eth1, type: ethernet, ipv4: {enabled: true, address: [{ip: 1.2.3, prefix-length: 24}]}}]",
+            "interfaces[eth1].ipv4.address[0].ip",
+        ),
+        (
+            "interfaces: [{name: eth1.5000, type: vlan, vlan: {base-iface: eth1, id: 5000}}]",
+            "interfaces[eth1.5000].vlan.id",
+        ),
+        (
+            "interfaces: [{name: this-name-is-too-long, type: linux-bridge}]",
+            "interfaces[this-name-is-too-long].name",
+        ),
+        (
+            "interfaces: [{name: br0, type: linux-bridge, bridge: {port: [{name: a}]}}, {name: br1, type: linux-bridge, bridge: {port: [{name: a}]}}]",
+            "interfaces[br1]",
+        ),
         ("interface: []", "interface"),
-        ("routes: {config: [{destination: 10.0.0.0/8, next-hop-address: 192.0.2.1}]}", "routes.config[0].next-hop-interface"),
+        (
+            "routes: {config: [{destination: 10.0.0.0/8, next-hop-address: 192.0.2.1}]}",
+            "routes.config[0].next-hop-interface",
+        ),
         ("dns-resolver: {config: {server: [x]}}", "dns-resolver.config.server[0]"),
         ("hostname: {config: 'not a name'}", "hostname.config"),
         ("[]", ""),
@@ -43,7 +66,10 @@ fn a_fault_that_no_node_could_live_with_has_its_path() {
         let found = document(desired);
         let fault = faults(&found);
         let want = format!("spec.desiredState.{path}");
-        assert!(fault.len() == 1 && fault[0].starts_with(want.trim_end_matches('.')), "{desired}: {found:?}");
+        assert!(
+            fault.len() == 1 && fault[0].starts_with(want.trim_end_matches('.')),
+            "{desired}: {found:?}"
+        );
     }
 }
 
@@ -52,13 +78,22 @@ fn what_depends_on_the_node_is_a_warning() {
     // a bond that is there has a mode
     let found = document("interfaces: [{name: bond0, type: bond, state: up, link-aggregation: {port: [eth1]}}]");
     assert_eq!(faults(&found), [""; 0]);
-    assert!(found.warnings[0].contains("spec.desiredState.interfaces[bond0].link-aggregation.mode"), "{found:?}");
-    assert!(found.warnings[0].ends_with("(unless the node makes up for it)"), "{found:?}");
+    assert!(
+        found.warnings[0].contains("spec.desiredState.interfaces[bond0].link-aggregation.mode"),
+        "{found:?}"
+    );
+    assert!(
+        found.warnings[0].ends_with("(unless the node makes up for it)"),
+        "{found:?}"
+    );
     let found = document(
         "interfaces: [{name: bond0, type: bond, state: up, link-aggregation: {mode: active-backup, port: [eth1], options: {arp_missed_max: 3, arp_interval: 100, arp_ip_target: 192.0.2.1}}}]",
     );
     assert_eq!(faults(&found), [""; 0]);
-    assert!(found.warnings.iter().any(|w| w.contains("needs NetworkManager 1.44")), "{found:?}");
+    assert!(
+        found.warnings.iter().any(|w| w.contains("needs NetworkManager 1.44")),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -75,21 +110,31 @@ fn ordinary_policies_pass_without_a_word() {
     ] {
         assert_eq!(document(desired), Findings::default(), "{desired}");
     }
-    assert_eq!(policy("p", &json!({})), Findings::default());
+    for nothing in [json!({}), Value::Null] {
+        assert_eq!(policy("p", &nothing), Findings::default());
+    }
 }
 
 #[test]
 fn captures_are_checked_with_a_caret_and_templates_by_name() {
-    let found = said("{capture: {gw: 'routes.running.destination = \"0.0.0.0/0\"', a: capture.b, b: capture.a}, desiredState: {}}");
+    let found = said(
+        "{capture: {gw: 'routes.running.destination = \"0.0.0.0/0\"', a: capture.b, b: capture.a}, desiredState: {}}",
+    );
     let text = faults(&found).join("\n");
     assert!(text.starts_with("spec.capture."), "{text}");
     let found = said("{capture: {gw: 'routes.running.destination =='}, desiredState: {}}");
-    assert!(faults(&found)[0].contains("\n| routes.running.destination =="), "{found:?}");
+    assert!(
+        faults(&found)[0].contains("\n| routes.running.destination =="),
+        "{found:?}"
+    );
     let found = said(
         "{capture: {gw: 'routes.running.destination == \"0.0.0.0/0\"'}, desiredState: {interfaces: [{name: br0, type: linux-bridge, mac-address: '{{ capture.gv.routes.running.0 }}'}]}}",
     );
     let text = faults(&found).join("\n");
-    assert!(text.starts_with("spec.desiredState.interfaces[br0].mac-address") && text.contains("there is no capture 'gv'"), "{text}");
+    assert!(
+        text.starts_with("spec.desiredState.interfaces[br0].mac-address") && text.contains("there is no capture 'gv'"),
+        "{text}"
+    );
     let found = said("{desiredState: {interfaces: [{name: br0, type: linux-bridge, description: '{{ node.nam }}'}]}}");
     assert!(faults(&found)[0].contains("none of node.name"), "{found:?}");
 }
@@ -121,9 +166,18 @@ desiredState:
 "#;
     assert_eq!(said(passes), Findings::default());
     for (desired, path) in [
-        ("{interfaces: [{name: '{{ node.labels[\"nic\"] }}', type: ethernet, mtu: big}]}", "interfaces[{{ node.labels[\"nic\"] }}].mtu"),
-        ("{interfaces: [{name: br0, type: linux-bridge, description: '{{ node.name }}', brige: {}}]}", "interfaces[br0].brige"),
-        ("{interfaces: [{name: br0, type: linux-bridge, description: '{{ node.name }}', bridge: {port: [{nam: eth1}]}}]}", "interfaces[br0].bridge.port[0]"),
+        (
+            "{interfaces: [{name: '{{ node.labels[\"nic\"] }}', type: ethernet, mtu: big}]}",
+            "interfaces[{{ node.labels[\"nic\"] }}].mtu",
+        ),
+        (
+            "{interfaces: [{name: br0, type: linux-bridge, description: '{{ node.name }}', brige: {}}]}",
+            "interfaces[br0].brige",
+        ),
+        (
+            "{interfaces: [{name: br0, type: linux-bridge, description: '{{ node.name }}', bridge: {port: [{nam: eth1}]}}]}",
+            "interfaces[br0].bridge.port[0]",
+        ),
         (
             "{routes: {config: [{destination: '{{ node.labels[\"a\"] }}', next-hop-interface: e}, {destination: 10.0.0.0/8, next-hop-interface: e, metric: x}]}}",
             "routes.config[1].metric",
@@ -137,30 +191,57 @@ desiredState:
     ] {
         let found = document(desired);
         let fault = faults(&found);
-        assert!(fault.len() == 1 && fault[0].starts_with(&format!("spec.desiredState.{path}")), "{desired}: {found:?}");
+        assert!(
+            fault.len() == 1 && fault[0].starts_with(&format!("spec.desiredState.{path}")),
+            "{desired}: {found:?}"
+        );
     }
 }
 
 #[test]
 fn what_is_around_the_document_is_checked_too() {
     for (spec, want) in [
-        ("nodeSelector: {a: 'no value'}", "spec.nodeSelector.a: nodeSelector values must be valid label values"),
-        ("selector: {matchExpressions: [{key: a, operator: Inn, values: [b]}]}", "spec.selector.matchExpressions[0]: the operator is one of"),
-        ("selector: {matchExpressions: [{key: a, operator: In}]}", "spec.selector.matchExpressions[0]: In and NotIn need values"),
-        ("probes: [{name: storage}]", "spec.probes[0].name: there is no probe 'storage'"),
+        (
+            "nodeSelector: {a: 'no value'}",
+            "spec.nodeSelector.a: nodeSelector values must be valid label values",
+        ),
+        (
+            "selector: {matchExpressions: [{key: a, operator: Inn, values: [b]}]}",
+            "spec.selector.matchExpressions[0]: the operator is one of",
+        ),
+        (
+            "selector: {matchExpressions: [{key: a, operator: In}]}",
+            "spec.selector.matchExpressions[0]: In and NotIn need values",
+        ),
+        (
+            "probes: [{name: storage}]",
+            "spec.probes[0].name: there is no probe 'storage'",
+        ),
         ("probes: [{name: dns, tcp: {host: a, port: 1}}]", "spec.probes[0].name"),
         ("mode: Destroy", "spec.mode"),
     ] {
         let found = said(spec);
         assert!(faults(&found).iter().any(|f| f.starts_with(want)), "{spec}: {found:?}");
     }
-    for (width, warns) in [("50%", false), ("3", false), ("'42'", true), ("asdf", true), ("0", true), ("0%", false)] {
-        assert_eq!(!said(&format!("maxUnavailable: {width}")).warnings.is_empty(), warns, "{width}");
+    for (width, warns) in [
+        ("50%", false),
+        ("3", false),
+        ("'42'", true),
+        ("asdf", true),
+        ("0", true),
+        ("0%", false),
+    ] {
+        assert_eq!(
+            !said(&format!("maxUnavailable: {width}")).warnings.is_empty(),
+            warns,
+            "{width}"
+        );
     }
     let long = "n".repeat(64);
     for name in [long.as_str(), "-x", "a_"] {
         let text = faults(&policy(name, &json!({}))).join("\n");
-        let want = format!("invalid policy name: \"{name}\": must be no more than 63 characters or match label value format");
+        let want =
+            format!("invalid policy name: \"{name}\": must be no more than 63 characters or match label value format");
         assert_eq!(text, want);
     }
 }
@@ -218,16 +299,28 @@ fn object(spec: Value) -> Value {
 fn asked(question: Question, review: &Value) -> (Value, Outcome) {
     let now = Timestamp::from_second(1_800_000_000).expect("a time");
     let (answer, outcome) = answer(question, review.to_string().as_bytes(), now).expect("it is a review");
-    (serde_json::to_value(answer).expect("it can be written")["response"].clone(), outcome)
+    (
+        serde_json::to_value(answer).expect("it can be written")["response"].clone(),
+        outcome,
+    )
 }
 
 #[test]
 fn answers_are_of_the_form_that_an_apiserver_reads() {
     let wrong = object(json!({"desiredState": {"interface": []}}));
     let (response, outcome) = asked(Question::Validate, &review("CREATE", wrong.clone(), Value::Null));
-    assert_eq!((outcome, &response["allowed"], &response["status"]["code"]), (Outcome::Denied, &json!(false), &json!(422)));
+    assert_eq!(
+        (outcome, &response["allowed"], &response["status"]["code"]),
+        (Outcome::Denied, &json!(false), &json!(422))
+    );
     assert_eq!(response["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
-    assert!(response["status"]["message"].as_str().unwrap().starts_with("spec.desiredState.interface: unknown key"), "{response}");
+    assert!(
+        response["status"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("spec.desiredState.interface: unknown key"),
+        "{response}"
+    );
     // an old sin does not keep anybody from labelling, nor from deleting
     let (response, _) = asked(Question::Validate, &review("UPDATE", wrong.clone(), wrong.clone()));
     assert_eq!(response["allowed"], true);
@@ -236,9 +329,25 @@ fn answers_are_of_the_form_that_an_apiserver_reads() {
     let odd = object(json!({"maxUnavailable": "42"}));
     let (response, outcome) = asked(Question::Validate, &review("UPDATE", odd, wrong));
     assert_eq!((outcome, &response["allowed"]), (Outcome::Warned, &json!(true)));
-    assert!(response["warnings"][0].as_str().unwrap().starts_with("spec.maxUnavailable"), "{response}");
-    for body in ["", "{", "[]", "{}", "null", "{\"kind\": \"AdmissionReview\", \"apiVersion\": \"admission.k8s.io/v1\"}"] {
-        assert!(answer(Question::Validate, body.as_bytes(), Timestamp::UNIX_EPOCH).is_err(), "{body}");
+    assert!(
+        response["warnings"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("spec.maxUnavailable"),
+        "{response}"
+    );
+    for body in [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "null",
+        "{\"kind\": \"AdmissionReview\", \"apiVersion\": \"admission.k8s.io/v1\"}",
+    ] {
+        assert!(
+            answer(Question::Validate, body.as_bytes(), Timestamp::UNIX_EPOCH).is_err(),
+            "{body}"
+        );
     }
 }
 
@@ -263,7 +372,10 @@ fn a_write_is_noted_and_one_that_changes_nothing_stays_one() {
     let (response, _) = asked(Question::Mutate, &review("UPDATE", old.clone(), old.clone()));
     assert_eq!(response.get("patch"), None, "{response}");
     // replaced without the note
-    let (response, _) = asked(Question::Mutate, &review("UPDATE", object(json!({"priority": 1})), old.clone()));
+    let (response, _) = asked(
+        Question::Mutate,
+        &review("UPDATE", object(json!({"priority": 1})), old.clone()),
+    );
     assert_eq!(patch(&response)[1]["value"], "17");
     let mut new = old.clone();
     new["spec"]["priority"] = json!(2);
@@ -299,7 +411,11 @@ fn a_megabyte_is_answered() {
     let review = review("CREATE", object(large()), Value::Null).to_string();
     let begin = Instant::now();
     let (_, outcome) = answer(Question::Validate, review.as_bytes(), Timestamp::now()).expect("it is a review");
-    println!("{} bytes: {outcome:?} in {:?} (this build)", review.len(), begin.elapsed());
+    println!(
+        "{} bytes: {outcome:?} in {:?} (this build)",
+        review.len(),
+        begin.elapsed()
+    );
     assert_eq!(outcome, Outcome::Allowed);
 }
 
@@ -310,14 +426,24 @@ fn apply(cluster: &Cluster, name: &str, spec: &str) -> (bool, String) {
     );
     let file = cluster.dir.0.join(format!("{name}.yaml"));
     std::fs::write(&file, manifest).expect("the manifest is written");
-    let out = cluster.verb("kubectl").arg("apply").arg("-f").arg(file).output().expect("kubectl");
+    let out = cluster
+        .verb("kubectl")
+        .arg("apply")
+        .arg("-f")
+        .arg(file)
+        .output()
+        .expect("kubectl");
     (out.status.success(), common::said(&out))
 }
 
 fn eventually(what: &str, cluster: &Cluster, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
-        assert!(Instant::now() < end, "not within a minute: {what}\n{}", cluster.log("controller.log"));
+        assert!(
+            Instant::now() < end,
+            "not within a minute: {what}\n{}",
+            cluster.log("controller.log")
+        );
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -343,11 +469,26 @@ fn refuses(cluster: &Cluster) -> bool {
 
 fn secret(cluster: &Cluster, key: &str) -> String {
     let path = format!("jsonpath={{.data.{}}}", key.replace('.', "\\."));
-    cluster.kubectl(&["-n", "nmstate", "get", "secret", "netwright-webhook", "--ignore-not-found", "-o", &path])
+    cluster.kubectl(&[
+        "-n",
+        "nmstate",
+        "get",
+        "secret",
+        "netwright-webhook",
+        "--ignore-not-found",
+        "-o",
+        &path,
+    ])
 }
 
 fn bundle(cluster: &Cluster, kind: &str) -> String {
-    cluster.kubectl(&["get", kind, "netwright", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"])
+    cluster.kubectl(&[
+        "get",
+        kind,
+        "netwright",
+        "-o",
+        "jsonpath={.webhooks[0].clientConfig.caBundle}",
+    ])
 }
 
 /// The manifests as shipped, the rights of the controller's own service account, and an apiserver that calls it.
@@ -379,44 +520,224 @@ fn an_apiserver_asks_and_certificates_change_unseen() {
     };
     let first: i128 = note("fine").parse().expect("a time in nanoseconds");
     // the same again changes nothing, another spec does
-    assert!(apply(&cluster, "fine", "{desiredState: {interfaces: []}}").1.contains("unchanged"));
+    assert!(
+        apply(&cluster, "fine", "{desiredState: {interfaces: []}}")
+            .1
+            .contains("unchanged")
+    );
     assert!(apply(&cluster, "fine", "{priority: 1, desiredState: {interfaces: []}}").0);
     assert!(note("fine").parse::<i128>().expect("a time") > first);
     let (taken, said) = apply(&cluster, "odd", "{maxUnavailable: '42'}");
-    assert!(taken && said.contains("Warning: spec.maxUnavailable: '42' is neither"), "{said}");
+    assert!(
+        taken && said.contains("Warning: spec.maxUnavailable: '42' is neither"),
+        "{said}"
+    );
     // what was stored before can be labelled and deleted
     cluster.kubectl(&["label", "nncp", "early", "a=b"]);
     cluster.kubectl(&["delete", "nncp", "early"]);
     for version in ["v1beta1", "v1alpha1"] {
-        let old = format!("apiVersion: nmstate.io/{version}\nkind: NodeNetworkConfigurationPolicy\nmetadata: {{name: old}}\nspec: {WRONG}\n");
+        let old = format!(
+            "apiVersion: nmstate.io/{version}\nkind: NodeNetworkConfigurationPolicy\nmetadata: {{name: old}}\nspec: {WRONG}\n"
+        );
         let file = cluster.dir.0.join("old.yaml");
         std::fs::write(&file, old).expect("the manifest is written");
-        let out = cluster.verb("kubectl").arg("create").arg("-f").arg(&file).output().expect("kubectl");
-        assert!(!out.status.success() && common::said(&out).contains("bridge.prot"), "{version}: {}", common::said(&out));
+        let out = cluster
+            .verb("kubectl")
+            .arg("create")
+            .arg("-f")
+            .arg(&file)
+            .output()
+            .expect("kubectl");
+        assert!(
+            !out.status.success() && common::said(&out).contains("bridge.prot"),
+            "{version}: {}",
+            common::said(&out)
+        );
     }
 
     // one authority after the other, and never a moment in which the apiserver does not get through
     let (authority, pair) = (secret(&cluster, "ca.key"), secret(&cluster, "tls.crt"));
-    assert_eq!(bundle(&cluster, "validatingwebhookconfigurations"), secret(&cluster, "ca.crt"));
+    assert_eq!(
+        bundle(&cluster, "validatingwebhookconfigurations"),
+        secret(&cluster, "ca.crt")
+    );
     let mut seen = std::collections::BTreeSet::from([pair]);
     eventually("authority and certificate were changed", &cluster, || {
-        assert!(refuses(&cluster), "a policy got past the webhook\n{}", cluster.log("controller.log"));
+        assert!(
+            refuses(&cluster),
+            "a policy got past the webhook\n{}",
+            cluster.log("controller.log")
+        );
         seen.insert(secret(&cluster, "tls.crt"));
         secret(&cluster, "ca.key") != authority && seen.len() > 2
     });
     assert!(!cluster.log("controller.log").contains("panicked"));
 
     // whoever damages it finds it mended
-    cluster.kubectl(&["-n", "nmstate", "patch", "secret", "netwright-webhook", "--type=merge", "-p", "{\"data\": {\"ca.key\": \"eA==\"}}"]);
+    cluster.kubectl(&[
+        "-n",
+        "nmstate",
+        "patch",
+        "secret",
+        "netwright-webhook",
+        "--type=merge",
+        "-p",
+        "{\"data\": {\"ca.key\": \"eA==\"}}",
+    ]);
     let clear = "[{\"op\": \"remove\", \"path\": \"/webhooks/0/clientConfig/caBundle\"}]";
-    cluster.kubectl(&["patch", "mutatingwebhookconfigurations", "netwright", "--type=json", "-p", clear]);
-    eventually("the secret is mended", &cluster, || secret(&cluster, "ca.key") != "eA==");
+    cluster.kubectl(&[
+        "patch",
+        "mutatingwebhookconfigurations",
+        "netwright",
+        "--type=json",
+        "-p",
+        clear,
+    ]);
+    eventually("the secret is mended", &cluster, || {
+        secret(&cluster, "ca.key") != "eA=="
+    });
     eventually("the bundles are mended", &cluster, || {
         let now = secret(&cluster, "ca.crt");
-        ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"].iter().all(|kind| bundle(&cluster, kind) == now)
+        ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"]
+            .iter()
+            .all(|kind| bundle(&cluster, kind) == now)
     });
     eventually("the webhook refuses again", &cluster, || refuses(&cluster));
     cluster.kubectl(&["-n", "nmstate", "delete", "secret", "netwright-webhook"]);
-    eventually("the secret is back", &cluster, || !secret(&cluster, "tls.crt").is_empty());
+    eventually("the secret is back", &cluster, || {
+        !secret(&cluster, "tls.crt").is_empty()
+    });
     eventually("the webhook refuses with it", &cluster, || refuses(&cluster));
+}
+
+/// One request over plain HTTP; the head of the answer.
+async fn post(address: std::net::SocketAddr, path: &str, body: &[u8]) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("the head is sent");
+    // a body that is too large is refused before all of it was sent
+    let _ = stream.write_all(body).await;
+    let mut answer = vec![];
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_answered_cleanly() {
+    let told: Arc<Mutex<Vec<Outcome>>> = Arc::default();
+    let observer = {
+        let told = told.clone();
+        Arc::new(move |outcome, _| told.lock().expect("a lock").push(outcome))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, admission::router(observer)).await });
+    let wrong = review(
+        "CREATE",
+        object(json!({"desiredState": {"interface": []}})),
+        Value::Null,
+    )
+    .to_string();
+    for (path, body, want) in [
+        ("/validate", wrong.as_bytes(), "200 OK"),
+        ("/validate", b"{".as_slice(), "400 Bad Request"),
+        ("/mutate", b"\xff\xfe".as_slice(), "400 Bad Request"),
+        ("/nothing", b"{}".as_slice(), "404 Not Found"),
+    ] {
+        let answer = post(address, path, body).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {want}")), "{path}: {answer}");
+    }
+    assert_eq!(
+        *told.lock().expect("a lock"),
+        [Outcome::Denied, Outcome::Error, Outcome::Error]
+    );
+    let answer = post(address, "/validate", &vec![b' '; 9 << 20]).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(
+        post(address, "/validate", wrong.as_bytes())
+            .await
+            .contains("spec.desiredState.interface")
+    );
+}
+
+fn pair(dir: &Path) -> Vec<u8> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    // as a kubelet does it: both at once, by a link that is replaced
+    let fresh = dir.join(format!("..{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&fresh).expect("a folder");
+    std::fs::write(fresh.join("tls.crt"), certificate.pem()).expect("written");
+    std::fs::write(fresh.join("tls.key"), key.serialize_pem()).expect("written");
+    std::os::unix::fs::symlink(&fresh, dir.join("..data_tmp")).expect("a link");
+    std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).expect("renamed");
+    for name in ["tls.crt", "tls.key"] {
+        let _ = std::os::unix::fs::symlink(Path::new("..data").join(name), dir.join(name));
+    }
+    certificate.der().to_vec()
+}
+
+/// The certificate that a server shows to a client that trusts it.
+fn shown(port: u16, trusted: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.to_vec().into()).ok()?;
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().ok()?).ok()?;
+    let mut tcp = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    tcp.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    // there is nothing to read but the handshake
+    let _ = rustls::Stream::new(&mut client, &mut tcp).read(&mut [0]);
+    Some(client.peer_certificates()?.first()?.to_vec())
+}
+
+#[tokio::test]
+async fn certificates_of_others_are_taken_from_a_folder_and_followed() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = common::Dir::new("certificates");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address")
+        .port();
+    let client =
+        kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().expect("an address"))).expect("a client");
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        all: admission::Config,
+    }
+    let folder = dir.0.to_string_lossy().into_owned();
+    let address = format!("127.0.0.1:{port}");
+    let flags =
+        <Flags as clap::Parser>::parse_from(["x", "--webhook-address", &address, "--webhook-cert-dir", &folder]);
+    // nothing is there yet
+    let served =
+        tokio::spawn(async move { admission::run(&flags.all, client, "nmstate", admission::unobserved()).await });
+    for _ in ["first", "second", "third"] {
+        let now = pair(&dir.0);
+        let (looked, want) = (now.clone(), now);
+        let found = tokio::task::spawn_blocking(move || {
+            let end = Instant::now() + Duration::from_secs(30);
+            while Instant::now() < end {
+                if shown(port, &looked).is_some_and(|s| s == looked) {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            false
+        });
+        assert!(
+            found.await.expect("it ends"),
+            "the certificate {} bytes long is not shown",
+            want.len()
+        );
+    }
+    served.abort();
 }

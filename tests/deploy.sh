@@ -97,6 +97,7 @@ variants() {
   same alt-names alt-names --set agent.altNames=true
   same journal journal --set agent.journal=true
   same bootstrap bootstrap --set controller.bootstrap=true
+  same cert-manager cert-manager --set webhook.certManager=true
   same_installer
   same all 'alt-names bootstrap journal prometheus' \
     --set agent.altNames=true,agent.journal=true,controller.bootstrap=true,monitoring.enabled=true

@@ -36,11 +36,18 @@ fn of<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
 #[test]
 fn without_wishes_it_is_what_people_apply_by_hand() {
     let mut objects = made("{}", "nmstate", &Image::default()).expect("objects");
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/netwright.yaml")).expect("the manifests");
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/netwright.yaml")).expect("the manifests");
     for object in &mut objects {
-        let owned = object["metadata"].as_object_mut().expect("metadata").remove("ownerReferences");
+        let owned = object["metadata"]
+            .as_object_mut()
+            .expect("metadata")
+            .remove("ownerReferences");
         assert_eq!(owned.is_none(), object["kind"] == "Namespace", "{object}");
-        object["metadata"].as_object_mut().expect("metadata").remove("annotations");
+        object["metadata"]
+            .as_object_mut()
+            .expect("metadata")
+            .remove("annotations");
     }
     assert_eq!(objects, yaml::read_many(&text).expect("it is YAML"));
 }
@@ -79,7 +86,17 @@ logLevel: debug
         assert_eq!(pod["imagePullSecrets"], json!([{"name": "key"}]));
     }
     let args = &agent["containers"][0]["args"];
-    assert_eq!(*args, json!(["agent", "--log-format", "json", "-v", "--probe-dns-host", "probe.example"]));
+    assert_eq!(
+        *args,
+        json!([
+            "agent",
+            "--log-format",
+            "json",
+            "-v",
+            "--probe-dns-host",
+            "probe.example"
+        ])
+    );
     let args = controller["containers"][0]["args"].to_string();
     for flag in [
         "\"-v\"",
@@ -108,7 +125,10 @@ fn only_what_differs_is_written() {
     live["status"] = json!({"numberReady": 1});
     live["spec"]["revisionHistoryLimit"] = json!(10);
     live["metadata"]["uid"] = json!("u");
-    live["spec"]["template"]["spec"]["containers"][0]["securityContext"].as_object_mut().expect("a map").remove("privileged");
+    live["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+        .as_object_mut()
+        .expect("a map")
+        .remove("privileged");
     assert!(stands(want, &live), "what the apiserver adds is no difference");
     let mut changed = live.clone();
     changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("other");
@@ -117,7 +137,12 @@ fn only_what_differs_is_written() {
     selected["spec"]["template"]["spec"]["tolerations"] = json!([]);
     assert!(!stands(want, &selected));
     // what was asked for before, and is not any more, is in nobody's list
-    let before = made("nodeSelector: {kubernetes.io/os: linux, a: b}", "nmstate", &Image::default()).expect("objects");
+    let before = made(
+        "nodeSelector: {kubernetes.io/os: linux, a: b}",
+        "nmstate",
+        &Image::default(),
+    )
+    .expect("objects");
     assert!(!stands(want, of(&before, "DaemonSet")));
 }
 
@@ -142,16 +167,36 @@ impl Bed {
         let root = env!("CARGO_MANIFEST_DIR");
         cluster.kubectl(&["apply", "--server-side", "-f", &format!("{root}/crds")]);
         cluster.kubectl(&["apply", "-k", &format!("{root}/deploy/installer")]);
-        cluster.kubectl(&["wait", "--for", "condition=Established", "--timeout", "20s", "-f", &format!("{root}/crds")]);
+        cluster.kubectl(&[
+            "wait",
+            "--for",
+            "condition=Established",
+            "--timeout",
+            "20s",
+            "-f",
+            &format!("{root}/crds"),
+        ]);
         let token = cluster.kubectl(&["-n", "nmstate", "create", "token", "netwright-installer"]);
-        let admin: Value = yaml::read(&std::fs::read_to_string(cluster.dir.0.join("c/admin.kubeconfig")).expect("kubeconfig")).expect("YAML");
+        let admin: Value =
+            yaml::read(&std::fs::read_to_string(cluster.dir.0.join("c/admin.kubeconfig")).expect("kubeconfig"))
+                .expect("YAML");
         let mut own = admin;
         own["users"][0]["user"] = json!({"token": token.trim()});
         let file = cluster.dir.0.join("installer.kubeconfig");
         std::fs::write(&file, own.to_string()).expect("the kubeconfig is written");
         let log = std::fs::File::create(cluster.dir.0.join("c/installer.log")).expect("a log");
         let installer = Command::new(common::NETWRIGHT)
-            .args(["controller", "--install", "--namespace", "nmstate", "--identity", "bed", "--image", "example.org/nw:7", "--kubeconfig"])
+            .args([
+                "controller",
+                "--install",
+                "--namespace",
+                "nmstate",
+                "--identity",
+                "bed",
+                "--image",
+                "example.org/nw:7",
+                "--kubeconfig",
+            ])
             .arg(&file)
             .stderr(log)
             .spawn()
@@ -166,7 +211,11 @@ impl Bed {
     fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
         while !holds() {
-            assert!(Instant::now() < end, "not within a minute: {what}\n{}", self.cluster.log("installer.log"));
+            assert!(
+                Instant::now() < end,
+                "not within a minute: {what}\n{}",
+                self.cluster.log("installer.log")
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -190,7 +239,10 @@ fn all(bed: &Bed) -> Vec<String> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/netwright.yaml");
     let path = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.ownerReferences[*].name}{\"\\n\"}{end}";
     let text = bed.get(&["-f", file, "-o", path]);
-    text.lines().filter(|l| !l.starts_with("Namespace/")).map(str::to_owned).collect()
+    text.lines()
+        .filter(|l| !l.starts_with("Namespace/"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -200,35 +252,74 @@ fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
     }
     let bed = Bed::up();
     let wish = |spec: &str| {
-        let text = format!("apiVersion: nmstate.io/v1beta1\nkind: NMState\nmetadata: {{name: nmstate}}\nspec: {spec}\n");
+        let text =
+            format!("apiVersion: nmstate.io/v1beta1\nkind: NMState\nmetadata: {{name: nmstate}}\nspec: {spec}\n");
         bed.cluster.kubectl_apply(&text);
     };
     wish("{nodeSelector: {a: b}, logLevel: debug}");
     bed.shows("it is being installed", &["nmstate", "nmstate"], TRUE, "Progressing");
     bed.shows("agents", &AGENT, "{.spec.template.spec.nodeSelector}", "{\"a\":\"b\"}");
-    bed.shows("the image", &CONTROLLER, "{.spec.template.spec.containers[0].image}", "example.org/nw:7");
+    bed.shows(
+        "the image",
+        &CONTROLLER,
+        "{.spec.template.spec.containers[0].image}",
+        "example.org/nw:7",
+    );
     let owned = all(&bed);
-    assert!(owned.len() > 20 && owned.iter().all(|l| l.ends_with(" nmstate")), "{owned:?}");
+    assert!(
+        owned.len() > 20 && owned.iter().all(|l| l.ends_with(" nmstate")),
+        "{owned:?}"
+    );
 
     // its pods come up, as far as the apiserver is told
     for (what, status) in [
-        (AGENT, "{\"desiredNumberScheduled\": 1, \"currentNumberScheduled\": 1, \"numberMisscheduled\": 0, \"numberReady\": 1, \"updatedNumberScheduled\": 1, \"numberAvailable\": 1, \"observedGeneration\": 1}"),
-        (CONTROLLER, "{\"replicas\": 2, \"updatedReplicas\": 2, \"readyReplicas\": 2, \"availableReplicas\": 2, \"observedGeneration\": 1}"),
+        (
+            AGENT,
+            "{\"desiredNumberScheduled\": 1, \"currentNumberScheduled\": 1, \"numberMisscheduled\": 0, \"numberReady\": 1, \"updatedNumberScheduled\": 1, \"numberAvailable\": 1, \"observedGeneration\": 1}",
+        ),
+        (
+            CONTROLLER,
+            "{\"replicas\": 2, \"updatedReplicas\": 2, \"readyReplicas\": 2, \"availableReplicas\": 2, \"observedGeneration\": 1}",
+        ),
     ] {
         let patch = format!("{{\"status\": {status}}}");
-        bed.cluster.kubectl(&[&["patch", "--subresource=status", "--type=merge", "-p", &patch], &what[..]].concat());
+        bed.cluster.kubectl(
+            &[
+                &["patch", "--subresource=status", "--type=merge", "-p", &patch],
+                &what[..],
+            ]
+            .concat(),
+        );
     }
     bed.shows("it stands", &["nmstate", "nmstate"], TRUE, "Available");
 
     // changed by hand, changed in the wish
     let before = bed.writes();
-    bed.cluster.kubectl(&["-n", "nmstate", "set", "image", "daemonset/netwright-agent", "agent=other:1"]);
-    bed.shows("the image is put back", &AGENT, "{.spec.template.spec.containers[0].image}", "example.org/nw:7");
+    bed.cluster.kubectl(&[
+        "-n",
+        "nmstate",
+        "set",
+        "image",
+        "daemonset/netwright-agent",
+        "agent=other:1",
+    ]);
+    bed.shows(
+        "the image is put back",
+        &AGENT,
+        "{.spec.template.spec.containers[0].image}",
+        "example.org/nw:7",
+    );
     assert_eq!(bed.writes(), before + 1, "{}", bed.cluster.log("installer.log"));
     wish("{tolerations: [{key: t, operator: Exists}]}");
-    bed.shows("a wish that is gone", &AGENT, "{.spec.template.spec.nodeSelector}", "{\"kubernetes.io/os\":\"linux\"}");
+    bed.shows(
+        "a wish that is gone",
+        &AGENT,
+        "{.spec.template.spec.nodeSelector}",
+        "{\"kubernetes.io/os\":\"linux\"}",
+    );
     bed.shows("another wish", &AGENT, "{.spec.template.spec.tolerations[*].key}", "t");
-    bed.cluster.kubectl(&["-n", "nmstate", "delete", "deployment", "netwright-controller"]);
+    bed.cluster
+        .kubectl(&["-n", "nmstate", "delete", "deployment", "netwright-controller"]);
     bed.shows("what is deleted comes back", &CONTROLLER, "{.spec.replicas}", "2");
 
     // a wish that cannot be, and its way out
@@ -238,17 +329,41 @@ fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
     bed.shows("it is mended", &["nmstate", "nmstate"], TRUE, "Progressing");
 
     // there is one installation
-    bed.cluster.kubectl_apply("{apiVersion: nmstate.io/v1, kind: NMState, metadata: {name: second}}");
+    bed.cluster
+        .kubectl_apply("{apiVersion: nmstate.io/v1, kind: NMState, metadata: {name: second}}");
     bed.eventually("the second one is gone", || bed.get(&["nmstate", "second"]).is_empty());
-    assert!(bed.get(&["events", "-n", "default"]).contains("NMState nmstate is older"), "{}", bed.get(&["events", "-A"]));
+    assert!(
+        bed.get(&["events", "-n", "default"])
+            .contains("NMState nmstate is older"),
+        "{}",
+        bed.get(&["events", "-A"])
+    );
 
     // somebody else's object of the same name, and what the controller made
-    bed.cluster.kubectl(&["-n", "nmstate", "create", "secret", "generic", "netwright-webhook"]);
-    bed.cluster.kubectl(&["annotate", "clusterrole", "netwright-view", "mine=yes"]);
-    bed.cluster.kubectl(&["patch", "clusterrole", "netwright-view", "--type=json", "-p", "[{\"op\": \"remove\", \"path\": \"/metadata/ownerReferences\"}]"]);
-    bed.shows("nobody owns it", &["clusterrole", "netwright-view"], "{.metadata.ownerReferences[*].name}", "");
+    bed.cluster
+        .kubectl(&["-n", "nmstate", "create", "secret", "generic", "netwright-webhook"]);
+    bed.cluster
+        .kubectl(&["annotate", "clusterrole", "netwright-view", "mine=yes"]);
+    bed.cluster.kubectl(&[
+        "patch",
+        "clusterrole",
+        "netwright-view",
+        "--type=json",
+        "-p",
+        "[{\"op\": \"remove\", \"path\": \"/metadata/ownerReferences\"}]",
+    ]);
+    bed.shows(
+        "nobody owns it",
+        &["clusterrole", "netwright-view"],
+        "{.metadata.ownerReferences[*].name}",
+        "",
+    );
     bed.cluster.kubectl(&["delete", "nmstate", "nmstate"]);
     bed.eventually("everything is removed", || all(&bed) == ["ClusterRole/netwright-view "]);
-    bed.eventually("the secret is removed", || bed.get(&["-n", "nmstate", "secret", "netwright-webhook"]).is_empty());
-    assert!(!bed.get(&["namespace", "nmstate"]).is_empty() && !bed.get(&["crd", "nodenetworkstates.nmstate.io"]).is_empty());
+    bed.eventually("the secret is removed", || {
+        bed.get(&["-n", "nmstate", "secret", "netwright-webhook"]).is_empty()
+    });
+    assert!(
+        !bed.get(&["namespace", "nmstate"]).is_empty() && !bed.get(&["crd", "nodenetworkstates.nmstate.io"]).is_empty()
+    );
 }

@@ -53,6 +53,8 @@ pub fn policy(name: &str, spec: &Value) -> Findings {
         let why = format!("\"{name}\": must be no more than 63 characters or match label value format");
         found.faults.push(Invalid::new("invalid policy name", why));
     }
+    let none = serde_json::json!({});
+    let spec = if spec.is_null() { &none } else { spec };
     let spec: Spec = match serde_path_to_error::deserialize(spec) {
         Ok(spec) => spec,
         Err(e) => {
@@ -66,7 +68,12 @@ pub fn policy(name: &str, spec: &Value) -> Findings {
         found.warn("spec.maxUnavailable", why);
     }
     let prober = Prober::defaults(probe::DEFAULT_TIMEOUT, None, None);
-    found.note(prober.with_overrides(&spec.probes).map(drop).map_err(|e| e.under("spec")));
+    found.note(
+        prober
+            .with_overrides(&spec.probes)
+            .map(drop)
+            .map_err(|e| e.under("spec")),
+    );
     captures_and_document(spec, &mut found);
     found
 }
@@ -98,18 +105,24 @@ fn document(mut known: Known, found: &mut Findings) {
     let empty = offline::stage(&state);
     match plan::check(&state, &empty) {
         Ok(warnings) => {
-            warnings.iter().for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
+            warnings
+                .iter()
+                .for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
             if let Some(fault) = needs_newer(&state, empty) {
                 found.warn(DOCUMENT, known.place(fault));
             }
         }
         Err(first) => match plan::check(&state, &offline::furnished(&state)) {
-            Err(second) if second == first && !node_decides(&first) => found.faults.push(known.place(first).under(DOCUMENT)),
+            Err(second) if second == first && !node_decides(&first) => {
+                found.faults.push(known.place(first).under(DOCUMENT))
+            }
             // every node has an interface that can keep name servers and rules
             _ if !first.path.starts_with("interfaces[") && !first.path.starts_with("routes") => {}
             _ => {
                 let fault = known.place(first).under(DOCUMENT);
-                found.warnings.push(format!("{fault} (unless the node makes up for it)"));
+                found
+                    .warnings
+                    .push(format!("{fault} (unless the node makes up for it)"));
             }
         },
     }
@@ -154,7 +167,10 @@ fn selectors(spec: &Spec) -> Result<(), Invalid> {
         let why = "nodeSelector values must be valid label values";
         return Err(Invalid::new(format!("nodeSelector.{key}"), why));
     }
-    spec.selector.as_ref().map_or(Ok(()), selector).map_err(|e| e.under("selector"))
+    spec.selector
+        .as_ref()
+        .map_or(Ok(()), selector)
+        .map_err(|e| e.under("selector"))
 }
 
 /// As the apiserver checks selectors of its own objects.
@@ -182,5 +198,7 @@ fn is_label_value(text: &str) -> bool {
     bytes.len() <= 63
         && end(bytes.first())
         && end(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }

@@ -153,7 +153,11 @@ fn sections(document: &mut Value, scan: &mut Scan, known: &mut Known) -> Result<
 }
 
 fn label(list: &str, i: usize, entry: &Value) -> String {
-    match entry.get("name").and_then(Value::as_str).filter(|_| list == "interfaces") {
+    match entry
+        .get("name")
+        .and_then(Value::as_str)
+        .filter(|_| list == "interfaces")
+    {
         Some(name) => format!("{list}[{name}]"),
         None => format!("{list}[{i}]"),
     }

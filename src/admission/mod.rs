@@ -87,7 +87,11 @@ impl Config {
             namespace: namespace.to_owned(),
             secret: self.webhook_secret.clone(),
             configuration: self.webhook_configuration.clone(),
-            names: vec![format!("{service}.svc"), service.clone(), format!("{service}.svc.cluster.local")],
+            names: vec![
+                format!("{service}.svc"),
+                service.clone(),
+                format!("{service}.svc.cluster.local"),
+            ],
             knobs: knobs.checked().map_err(anyhow::Error::msg)?,
         })
     }
@@ -130,9 +134,9 @@ pub async fn run(config: &Config, client: Client, namespace: &str, observer: Obs
 }
 
 fn listen(address: &str) -> anyhow::Result<std::net::TcpListener> {
-    let wanted: SocketAddr = address
-        .parse()
-        .with_context(|| format!("--webhook-address {address}: an address and a port are expected, such as [::]:8443"))?;
+    let wanted: SocketAddr = address.parse().with_context(|| {
+        format!("--webhook-address {address}: an address and a port are expected, such as [::]:8443")
+    })?;
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port()));
     let bound = match std::net::TcpListener::bind(wanted) {
         // a node without IPv6
@@ -153,12 +157,16 @@ async fn listener_task(
     let Ok(first) = shown.wait_for(Option::is_some).await.map(|pair| pair.clone()) else {
         return std::future::pending().await;
     };
-    let pem = |pair: Option<Pair>| pair.map(|p| (p.certificate.into_bytes(), p.key.into_bytes())).unwrap_or_default();
+    let pem = |pair: Option<Pair>| {
+        pair.map(|p| (p.certificate.into_bytes(), p.key.into_bytes()))
+            .unwrap_or_default()
+    };
     let (certificate, key) = pem(first);
-    let tls = RustlsConfig::from_pem(certificate, key).await.context("the webhook's certificate")?;
+    let tls = RustlsConfig::from_pem(certificate, key)
+        .await
+        .context("the webhook's certificate")?;
     let address = listener.local_addr()?;
-    let mut server = axum_server::from_tcp_rustls(listener, tls.clone())?;
-    server.http_builder().http1().keep_alive(true);
+    let server = axum_server::from_tcp_rustls(listener, tls.clone())?;
     tracing::info!(phase = "webhook", "admission reviews are answered on {address}");
     let change = async {
         while shown.changed().await.is_ok() {
@@ -170,7 +178,9 @@ async fn listener_task(
         }
         std::future::pending::<()>().await;
     };
-    let served = server.map(|acceptor| acceptor.handshake_timeout(HANDSHAKE)).serve(router.into_make_service());
+    let served = server
+        .map(|acceptor| acceptor.handshake_timeout(HANDSHAKE))
+        .serve(router.into_make_service());
     tokio::select! {
         end = served => end.context("answering admission reviews"),
         () = change => Ok(()),
@@ -239,7 +249,10 @@ pub fn router(observer: Observer) -> Router {
         places: Semaphore::new(SIDE_BY_SIDE),
     });
     Router::new()
-        .route("/validate", post(|state, body| reviewed(Question::Validate, state, body)))
+        .route(
+            "/validate",
+            post(|state, body| reviewed(Question::Validate, state, body)),
+        )
         .route("/mutate", post(|state, body| reviewed(Question::Mutate, state, body)))
         .route("/readyz", get(|| async { "ok" }))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -255,7 +268,10 @@ async fn reviewed(question: Question, State(shared): State<Arc<Shared>>, body: B
         Ok(Ok((review, outcome))) => (outcome, Json(review).into_response()),
         Ok(Err(why)) => (Outcome::Error, (StatusCode::BAD_REQUEST, why).into_response()),
         // a fault of ours: the apiserver goes on without us
-        Err(e) => (Outcome::Error, (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response()),
+        Err(e) => (
+            Outcome::Error,
+            (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+        ),
     };
     (shared.observer)(outcome, begin.elapsed());
     response

@@ -36,11 +36,16 @@ pub enum Question {
 }
 
 /// Answers; an error is the caller's fault, in one sentence.
-pub fn answer(question: Question, body: &[u8], now: Timestamp) -> Result<(AdmissionReview<DynamicObject>, Outcome), String> {
+pub fn answer(
+    question: Question,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(AdmissionReview<DynamicObject>, Outcome), String> {
     let review: AdmissionReview<DynamicObject> =
         serde_json::from_slice(body).map_err(|e| format!("this is no AdmissionReview: {e}"))?;
-    let request: AdmissionRequest<DynamicObject> =
-        review.try_into().map_err(|_| "this AdmissionReview has no request".to_owned())?;
+    let request: AdmissionRequest<DynamicObject> = review
+        .try_into()
+        .map_err(|_| "this AdmissionReview has no request".to_owned())?;
     let response = AdmissionResponse::from(&request);
     let Some(object) = request.object.as_ref().filter(|_| concerns_us(&request)) else {
         return Ok((response.into_review(), Outcome::Allowed));
@@ -81,7 +86,11 @@ fn validate(
         response.warnings = Some(found.warnings.iter().take(SHOWN).cloned().collect());
     }
     if found.faults.is_empty() {
-        let outcome = if found.warnings.is_empty() { Outcome::Allowed } else { Outcome::Warned };
+        let outcome = if found.warnings.is_empty() {
+            Outcome::Allowed
+        } else {
+            Outcome::Warned
+        };
         return (response, outcome);
     }
     let faults: Vec<String> = found.faults.iter().take(SHOWN).map(ToString::to_string).collect();

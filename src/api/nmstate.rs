@@ -21,8 +21,16 @@ use super::{Condition, Crd, any_object, as_version};
     status = "NMStateStatus",
     derive = "Default",
     derive = "PartialEq",
-    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].type"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.status==\"True\")].reason")
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"True\")].type"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"True\")].reason"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NMStateSpec {

@@ -55,10 +55,7 @@ pub(super) fn node_text(source: &Source, inner: Range<usize>, node: &Node) -> Re
         ("node.labels[", &node.labels, "label"),
         ("node.annotations[", &node.annotations, "annotation"),
     ] {
-        let key = what
-            .strip_prefix(prefix)
-            .and_then(|r| r.strip_suffix(']'))
-            .map(bare);
+        let key = what.strip_prefix(prefix).and_then(|r| r.strip_suffix(']')).map(bare);
         if let Some(key) = key {
             let missing = || source.fault(at + prefix.len(), format!("node {} has no {word} '{key}'", node.name));
             return map.get(key).cloned().ok_or_else(missing);

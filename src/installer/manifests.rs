@@ -78,10 +78,22 @@ fn move_to(namespace: &str, value: &mut Value) {
 fn agent(object: &mut Value, install: &Install<'_>) {
     let spec = install.spec;
     let pod = &mut object["spec"]["template"]["spec"];
-    set(pod, "nodeSelector", (!spec.node_selector.is_empty()).then(|| json!(spec.node_selector)));
-    set(pod, "tolerations", (!spec.tolerations.is_empty()).then(|| json!(spec.tolerations)));
+    set(
+        pod,
+        "nodeSelector",
+        (!spec.node_selector.is_empty()).then(|| json!(spec.node_selector)),
+    );
+    set(
+        pod,
+        "tolerations",
+        (!spec.tolerations.is_empty()).then(|| json!(spec.tolerations)),
+    );
     set(pod, "affinity", spec.affinity.clone());
-    let host = spec.probe_configuration.as_ref().map(|p| p.dns.host.as_str()).unwrap_or_default();
+    let host = spec
+        .probe_configuration
+        .as_ref()
+        .map(|p| p.dns.host.as_str())
+        .unwrap_or_default();
     runs(pod, install, &[("--probe-dns-host", host)]);
 }
 
@@ -91,12 +103,20 @@ fn controller(object: &mut Value, install: &Install<'_>) -> Result<(), String> {
     let selector = &spec.infra_node_selector;
     set(pod, "nodeSelector", (!selector.is_empty()).then(|| json!(selector)));
     let tolerations = &spec.infra_tolerations;
-    set(pod, "tolerations", (!tolerations.is_empty()).then(|| json!(tolerations)));
+    set(
+        pod,
+        "tolerations",
+        (!tolerations.is_empty()).then(|| json!(tolerations)),
+    );
     set(pod, "affinity", spec.infra_affinity.clone());
     let certificates = spec.self_sign_configuration.clone().unwrap_or_default();
     let metrics = spec.metrics_configuration.clone().unwrap_or_default().bind_address;
     // `:8089` is what kubernetes-nmstate takes for every address
-    let address = if metrics.starts_with(':') { format!("[::]{metrics}") } else { metrics };
+    let address = if metrics.starts_with(':') {
+        format!("[::]{metrics}")
+    } else {
+        metrics
+    };
     let flags = [
         ("--ca-rotate-interval", certificates.ca_rotate_interval.as_str()),
         ("--ca-overlap-interval", &certificates.ca_overlap_interval),
@@ -163,9 +183,9 @@ fn covers(whole: &Value, part: &Value) -> bool {
         (Value::Null, Value::Array(part)) => part.is_empty(),
         (Value::Null, Value::String(part)) => part.is_empty(),
         (Value::Null, Value::Bool(part)) => !part,
-        (Value::Object(whole), Value::Object(part)) => {
-            part.iter().all(|(key, value)| covers(whole.get(key).unwrap_or(&Value::Null), value))
-        }
+        (Value::Object(whole), Value::Object(part)) => part
+            .iter()
+            .all(|(key, value)| covers(whole.get(key).unwrap_or(&Value::Null), value)),
         (Value::Array(whole), Value::Array(part)) => {
             whole.len() == part.len() && whole.iter().zip(part).all(|(w, p)| covers(w, p))
         }

@@ -49,10 +49,13 @@ enum Change {
 pub async fn run(client: Client, namespace: &str, pod: &str, image: Option<String>) -> anyhow::Result<()> {
     let mut installer = Installer {
         wishes: Api::all(client.clone()),
-        recorder: Recorder::new(client.clone(), Reporter {
-            controller: "netwright-installer".to_owned(),
-            instance: Some(pod.to_owned()),
-        }),
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter {
+                controller: "netwright-installer".to_owned(),
+                instance: Some(pod.to_owned()),
+            },
+        ),
         client: client.clone(),
         namespace: namespace.to_owned(),
         pod: pod.to_owned(),
@@ -66,11 +69,17 @@ pub async fn run(client: Client, namespace: &str, pod: &str, image: Option<Strin
         tracing::warn!(phase = "install", "{}", crate::error::chain(e.as_ref()));
         tokio::time::sleep(RETRY).await;
     }
-    let ours = || watcher::Config::default().labels("app.kubernetes.io/name=netwright").any_semantic();
+    let ours = || {
+        watcher::Config::default()
+            .labels("app.kubernetes.io/name=netwright")
+            .any_semantic()
+    };
     let daemon_sets = Api::<DaemonSet>::namespaced(client.clone(), namespace);
     let deployments = Api::<Deployment>::namespaced(client, namespace);
     let changes = stream::select_all([
-        events(installer.wishes.clone(), watcher::Config::default()).map(Change::NMState).boxed(),
+        events(installer.wishes.clone(), watcher::Config::default())
+            .map(Change::NMState)
+            .boxed(),
         events(daemon_sets, ours()).map(|_| Change::Workload).boxed(),
         events(deployments, ours()).map(|_| Change::Workload).boxed(),
     ]);
@@ -133,7 +142,12 @@ impl Installer {
         let mut pause = LOOK;
         for wish in std::mem::take(&mut self.gone) {
             if let Err(e) = self.remove(&wish).await {
-                tracing::warn!(phase = "install", "removing what {} installed: {}", wish.name_any(), crate::error::chain(e.as_ref()));
+                tracing::warn!(
+                    phase = "install",
+                    "removing what {} installed: {}",
+                    wish.name_any(),
+                    crate::error::chain(e.as_ref())
+                );
                 self.gone.push(wish);
                 pause = RETRY;
             }
@@ -144,7 +158,12 @@ impl Installer {
         let (wish, others): (NMState, Vec<NMState>) = (wish.clone(), others.into_iter().cloned().collect());
         for other in others {
             if let Err(e) = self.refuse(&other, &wish).await {
-                tracing::warn!(phase = "install", "deleting NMState {}: {}", other.name_any(), crate::error::chain(e.as_ref()));
+                tracing::warn!(
+                    phase = "install",
+                    "deleting NMState {}: {}",
+                    other.name_any(),
+                    crate::error::chain(e.as_ref())
+                );
                 pause = RETRY;
             }
         }
@@ -231,7 +250,9 @@ impl Installer {
             return Ok(Some(live));
         }
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let written = timeout(CALL, api.patch(name, &params, &Patch::Apply(want))).await.context("no answer")?;
+        let written = timeout(CALL, api.patch(name, &params, &Patch::Apply(want)))
+            .await
+            .context("no answer")?;
         match written {
             Ok(live) => {
                 tracing::info!(phase = "install", "{what} applied");
@@ -255,7 +276,9 @@ impl Installer {
             owner: owner(wish),
         };
         for object in objects(&install).map_err(anyhow::Error::msg)?.iter().rev() {
-            self.delete(object, wish).await.with_context(|| format!("deleting {}", what(object)))?;
+            self.delete(object, wish)
+                .await
+                .with_context(|| format!("deleting {}", what(object)))?;
         }
         if !self.known.is_empty() {
             return Ok(());
@@ -263,12 +286,22 @@ impl Installer {
         for (kind, name) in LEFT_BEHIND {
             let params = DeleteParams::default();
             let deleted = match kind {
-                "Secret" => Api::<Secret>::namespaced(self.client.clone(), &self.namespace).delete(name, &params).await.map(drop),
-                _ => Api::<Lease>::namespaced(self.client.clone(), &self.namespace).delete(name, &params).await.map(drop),
+                "Secret" => Api::<Secret>::namespaced(self.client.clone(), &self.namespace)
+                    .delete(name, &params)
+                    .await
+                    .map(drop),
+                _ => Api::<Lease>::namespaced(self.client.clone(), &self.namespace)
+                    .delete(name, &params)
+                    .await
+                    .map(drop),
             };
             absent_is_fine(deleted).with_context(|| format!("deleting {kind} {name}"))?;
         }
-        tracing::info!(phase = "install", "what NMState {} installed is removed", wish.name_any());
+        tracing::info!(
+            phase = "install",
+            "what NMState {} installed is removed",
+            wish.name_any()
+        );
         Ok(())
     }
 
@@ -278,7 +311,11 @@ impl Installer {
         let Some(live) = timeout(CALL, api.get_opt(name)).await.context("no answer")?? else {
             return Ok(());
         };
-        if !live.owner_references().iter().any(|o| Some(&o.uid) == wish.metadata.uid.as_ref()) {
+        if !live
+            .owner_references()
+            .iter()
+            .any(|o| Some(&o.uid) == wish.metadata.uid.as_ref())
+        {
             return Ok(());
         }
         let params = DeleteParams {
@@ -295,7 +332,11 @@ impl Installer {
 
     /// There is one installation: of two wishes the older one counts, and the other goes.
     async fn refuse(&self, other: &NMState, first: &NMState) -> anyhow::Result<()> {
-        let note = format!("NMState {} is older; there can be only one, so {} is deleted", first.name_any(), other.name_any());
+        let note = format!(
+            "NMState {} is older; there can be only one, so {} is deleted",
+            first.name_any(),
+            other.name_any()
+        );
         let event = Told {
             type_: EventType::Warning,
             reason: "Ignored".to_owned(),
@@ -313,7 +354,9 @@ impl Installer {
             }),
             ..DeleteParams::default()
         };
-        let deleted = timeout(CALL, self.wishes.delete(&other.name_any(), &params)).await.context("no answer")?;
+        let deleted = timeout(CALL, self.wishes.delete(&other.name_any(), &params))
+            .await
+            .context("no answer")?;
         Ok(absent_is_fine(deleted.map(drop))?)
     }
 
@@ -343,7 +386,10 @@ impl Installer {
 
 /// The oldest that is not being deleted, and the others.
 fn chosen(known: &BTreeMap<String, NMState>) -> Option<(&NMState, Vec<&NMState>)> {
-    let mut all: Vec<&NMState> = known.values().filter(|w| w.metadata.deletion_timestamp.is_none()).collect();
+    let mut all: Vec<&NMState> = known
+        .values()
+        .filter(|w| w.metadata.deletion_timestamp.is_none())
+        .collect();
     all.sort_by_key(|w| w.metadata.creation_timestamp.as_ref().map(|t| t.0));
     let mut all = all.into_iter();
     Some((all.next()?, all.collect()))

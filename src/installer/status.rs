@@ -87,10 +87,16 @@ mod tests {
 
     #[test]
     fn it_is_ready_when_all_of_it_runs() {
-        let deployment = |available: Value| json!({"kind": "Deployment", "metadata": {"name": "c", "generation": 1}, "spec": {"replicas": 2},
-            "status": {"observedGeneration": 1, "updatedReplicas": 2, "availableReplicas": available}});
-        assert_eq!(standing(&[daemon_set(2, 2, 3, 3), deployment(json!(2))]), Standing::Ready);
-        let lines = "DaemonSet \"a\" is not available (awaiting 2 nodes)\nDeployment \"c\" is not available (awaiting 2 nodes)";
+        let deployment = |available: Value| {
+            json!({"kind": "Deployment", "metadata": {"name": "c", "generation": 1}, "spec": {"replicas": 2},
+            "status": {"observedGeneration": 1, "updatedReplicas": 2, "availableReplicas": available}})
+        };
+        assert_eq!(
+            standing(&[daemon_set(2, 2, 3, 3), deployment(json!(2))]),
+            Standing::Ready
+        );
+        let lines =
+            "DaemonSet \"a\" is not available (awaiting 2 nodes)\nDeployment \"c\" is not available (awaiting 2 nodes)";
         assert_eq!(
             standing(&[daemon_set(2, 2, 3, 1), deployment(Value::Null)]),
             Standing::Deploying(lines.into())
@@ -112,7 +118,11 @@ mod tests {
             (Standing::Failed("x".into()), "Degraded"),
         ] {
             let all = conditions(&standing, &[], "t");
-            let on: Vec<&str> = all.iter().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
+            let on: Vec<&str> = all
+                .iter()
+                .filter(|c| c.status == "True")
+                .map(|c| c.type_.as_str())
+                .collect();
             assert_eq!((all.len(), on), (3, vec![want]));
         }
     }

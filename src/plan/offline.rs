@@ -45,10 +45,7 @@ pub fn stage(desired: &NetworkState) -> Observation {
 /// takes.
 pub fn furnished(desired: &NetworkState) -> Observation {
     let mut there = stage(desired).state;
-    let made = desired
-        .interfaces
-        .iter()
-        .filter(|i| i.is_up() && i.kind.is_virtual());
+    let made = desired.interfaces.iter().filter(|i| i.is_up() && i.kind.is_virtual());
     there.interfaces.extend(made.cloned());
     let mut taken: BTreeSet<String> = there.interfaces.iter().map(|i| i.name().to_owned()).collect();
     let bases = desired.interfaces.iter().map(|i| &i.base);
@@ -66,15 +63,28 @@ pub fn furnished(desired: &NetworkState) -> Observation {
     let mut above: BTreeMap<String, &str> = BTreeMap::new();
     let mut macs: BTreeMap<&str, &String> = BTreeMap::new();
     for wish in desired.interfaces.iter().filter(|i| i.is_up()) {
-        above.extend(wish.kind.ports().unwrap_or_default().into_iter().map(|port| (port, wish.name())));
+        above.extend(
+            wish.kind
+                .ports()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|port| (port, wish.name())),
+        );
         macs.extend(wish.base.mac_address.as_ref().map(|mac| (wish.name(), mac)));
     }
     for (i, interface) in there.interfaces.iter_mut().enumerate() {
         let base = &mut interface.base;
-        base.controller = base.controller.take().or_else(|| above.get(&base.name).map(|c| (*c).to_owned()));
-        base.mac_address = base.mac_address.take().or_else(|| macs.get(base.name.as_str()).map(|m| (*m).clone()));
+        base.controller = base
+            .controller
+            .take()
+            .or_else(|| above.get(&base.name).map(|c| (*c).to_owned()));
+        base.mac_address = base
+            .mac_address
+            .take()
+            .or_else(|| macs.get(base.name.as_str()).map(|m| (*m).clone()));
         base.state = Some(State::Up);
-        base.mac_address.get_or_insert_with(|| format!("02:00:00:00:{:02X}:{:02X}", i >> 8 & 255, i & 255));
+        base.mac_address
+            .get_or_insert_with(|| format!("02:00:00:00:{:02X}:{:02X}", i >> 8 & 255, i & 255));
         for ip in [&mut interface.ipv4, &mut interface.ipv6] {
             ip.get_or_insert_default().enabled.get_or_insert(true);
         }

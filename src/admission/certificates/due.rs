@@ -137,7 +137,10 @@ mod tests {
         assert_eq!(due(at(1), &[ca], Some(serving), &usual()), Step::Wait(at(181 * DAY)));
         assert_eq!(due(at(181 * DAY), &[ca], Some(serving), &usual()), Step::Serving);
         let second = span(181 * DAY, 363 * DAY);
-        assert_eq!(due(at(182 * DAY), &[ca], Some(second), &usual()), Step::Wait(at(362 * DAY)));
+        assert_eq!(
+            due(at(182 * DAY), &[ca], Some(second), &usual()),
+            Step::Wait(at(362 * DAY))
+        );
         // a clock that is set back makes nothing new
         assert_eq!(due(at(-DAY), &[ca], Some(serving), &usual()), Step::Wait(at(60)));
     }
@@ -151,16 +154,28 @@ mod tests {
             due(at(364 * DAY), &[new, old], Some(serving), &usual()),
             Step::Wait(at(364 * DAY + 60))
         );
-        assert_eq!(due(at(364 * DAY + 60), &[new, old], Some(serving), &usual()), Step::Serving);
+        assert_eq!(
+            due(at(364 * DAY + 60), &[new, old], Some(serving), &usual()),
+            Step::Serving
+        );
         let next = span(364 * DAY + 60, 546 * DAY);
-        assert_eq!(due(at(364 * DAY + 61), &[new, old], Some(next), &usual()), Step::Wait(at(365 * DAY)));
+        assert_eq!(
+            due(at(364 * DAY + 61), &[new, old], Some(next), &usual()),
+            Step::Wait(at(365 * DAY))
+        );
         assert_eq!(due(at(365 * DAY), &[new, old], Some(next), &usual()), Step::Prune);
     }
 
     /// Lives through many rotations: at each moment the certificate holds, and its authority has been in the bundle for a while.
     #[test]
     fn at_no_moment_is_there_a_certificate_that_is_not_known() {
-        for all in [[100, 20, 50, 10], [100, 10, 90, 40], [60, 30, 300, 10], [1000, 1, 10, 5], [1000, 20, 2000, 20]] {
+        for all in [
+            [100, 20, 50, 10],
+            [100, 10, 90, 40],
+            [60, 30, 300, 10],
+            [1000, 1, 10, 5],
+            [1000, 20, 2000, 20],
+        ] {
             let knobs = knobs(all);
             let mut authorities: Vec<Validity> = vec![];
             let mut serving: Option<(Validity, Validity)> = None;
@@ -169,19 +184,31 @@ mod tests {
                 steps += 1;
                 assert!(steps < 20_000, "{all:?} never comes to rest");
                 match due(now, &authorities, serving.map(|s| s.0), &knobs) {
-                    Step::Authority => authorities.insert(0, Validity { made: now, until: now + knobs.ca_rotate }),
+                    Step::Authority => authorities.insert(
+                        0,
+                        Validity {
+                            made: now,
+                            until: now + knobs.ca_rotate,
+                        },
+                    ),
                     Step::Serving => {
                         let by = authorities[0];
                         let until = (now + knobs.cert_rotate).min(by.until);
                         let first = serving.is_none();
-                        assert!(first || now >= by.made + knobs.settled(), "{all:?}: used too early at {now}");
+                        assert!(
+                            first || now >= by.made + knobs.settled(),
+                            "{all:?}: used too early at {now}"
+                        );
                         serving = Some((Validity { made: now, until }, by));
                     }
                     Step::Prune => authorities.retain(|a| a.until > now),
                     Step::Wait(then) => {
                         assert!(then > now, "{all:?}");
                         let (held, by) = serving.expect("it serves");
-                        assert!(then <= held.until && authorities.contains(&by), "{all:?}: a gap at {then}");
+                        assert!(
+                            then <= held.until && authorities.contains(&by),
+                            "{all:?}: a gap at {then}"
+                        );
                         now = then;
                     }
                 }

@@ -69,7 +69,9 @@ fn dated(params: &mut CertificateParams, now: Timestamp, until: Timestamp) {
 /// The certificates of a bundle, one PEM block each.
 pub fn blocks(bundle: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
-    let whole = bundle.split_inclusive(END).filter(|b| b.contains("BEGIN CERTIFICATE") && b.ends_with(END));
+    let whole = bundle
+        .split_inclusive(END)
+        .filter(|b| b.contains("BEGIN CERTIFICATE") && b.ends_with(END));
     whole.map(|block| format!("{}\n", block.trim())).collect()
 }
 
@@ -141,7 +143,9 @@ pub fn sound(pair: &Pair, bundle: &str, names: &[String], now: Timestamp) -> any
         &roots,
         more,
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)),
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.all,
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .all,
     )?;
     for name in names {
         rustls::client::verify_server_name(&leaf, &ServerName::try_from(name.as_str())?)?;
@@ -173,7 +177,10 @@ mod tests {
         fault(&pair, &bundle, &ours, at(451));
         fault(&pair, &new.certificate, &ours, at(1));
         fault(&pair, &bundle, &names("other.nmstate.svc"), at(1));
-        let mixed = Pair { key: new.key.clone(), ..pair.clone() };
+        let mixed = Pair {
+            key: new.key.clone(),
+            ..pair.clone()
+        };
         fault(&mixed, &bundle, &ours, at(1));
         let next = serving(&new, &ours, at(460), at(700)).unwrap();
         sound(&next, &bundle, &ours, at(461)).unwrap();
@@ -186,7 +193,10 @@ mod tests {
         assert_eq!((read.made, read.until), (at(0), at(77)));
         // past 2049 certificates have another form of dates (RFC 5280, 4.1.2.5)
         let far = Timestamp::from_second(4_000_000_000).unwrap();
-        assert_eq!(validity(&authority(at(0), far).unwrap().certificate).unwrap().until, far);
+        assert_eq!(
+            validity(&authority(at(0), far).unwrap().certificate).unwrap().until,
+            far
+        );
         assert!(validity("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
         assert!(validity("").is_err());
     }

@@ -57,7 +57,9 @@ impl Kept {
     fn read(secret: &Secret) -> Self {
         let text = |key: &str| {
             let bytes = secret.data.as_ref().and_then(|d| d.get(key));
-            bytes.map(|b| String::from_utf8_lossy(&b.0).into_owned()).unwrap_or_default()
+            bytes
+                .map(|b| String::from_utf8_lossy(&b.0).into_owned())
+                .unwrap_or_default()
         };
         let (certificate, key) = (text("tls.crt"), text("tls.key"));
         Kept {
@@ -78,7 +80,8 @@ impl Kept {
             ("tls.crt", serving.certificate),
             ("tls.key", serving.key),
         ];
-        all.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).into()
+        all.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())))
+            .into()
     }
 
     fn bundle(&self) -> String {
@@ -97,7 +100,9 @@ impl Kept {
             self.authorities.clear();
         }
         let bundle = self.bundle();
-        self.serving = self.serving.filter(|pair| issue::sound(pair, &bundle, names, now).is_ok());
+        self.serving = self
+            .serving
+            .filter(|pair| issue::sound(pair, &bundle, names, now).is_ok());
         self
     }
 
@@ -105,7 +110,12 @@ impl Kept {
     fn due(&self, now: Timestamp, knobs: &Knobs) -> anyhow::Result<Step> {
         let authorities = self.authorities.iter().map(|pem| issue::validity(pem));
         let serving = self.serving.as_ref().map(|pair| issue::validity(&pair.certificate));
-        Ok(due(now, &authorities.collect::<anyhow::Result<Vec<_>>>()?, serving.transpose()?, knobs))
+        Ok(due(
+            now,
+            &authorities.collect::<anyhow::Result<Vec<_>>>()?,
+            serving.transpose()?,
+            knobs,
+        ))
     }
 
     /// Does it.
@@ -178,7 +188,9 @@ where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}")).any_semantic();
+    let config = watcher::Config::default()
+        .fields(&format!("metadata.name={name}"))
+        .any_semantic();
     let told = |event: Event<K>| async move { (!matches!(event, Event::Init | Event::InitApply(_))).then_some(()) };
     events(api.clone(), config).filter_map(told).boxed()
 }
@@ -194,7 +206,9 @@ struct Keeper {
 impl Keeper {
     /// One step of what is due, and everybody told of what there is. Returns when to look again.
     async fn look(&self) -> anyhow::Result<Instant> {
-        let secret = timeout(CALL, self.secrets.get_opt(&self.keeping.secret)).await.context("no answer")?;
+        let secret = timeout(CALL, self.secrets.get_opt(&self.keeping.secret))
+            .await
+            .context("no answer")?;
         let secret = secret.with_context(|| format!("reading Secret {}", self.keeping.secret))?;
         let now = Timestamp::now();
         let kept = secret.as_ref().map(Kept::read).unwrap_or_default();
@@ -277,7 +291,9 @@ where
     }
     let patch: json_patch::Patch = serde_json::from_value(Value::Array(patch))?;
     let params = PatchParams::default();
-    let written = timeout(CALL, api.patch(name, &params, &Patch::<K>::Json(patch))).await.context("no answer")?;
+    let written = timeout(CALL, api.patch(name, &params, &Patch::<K>::Json(patch)))
+        .await
+        .context("no answer")?;
     written.with_context(|| format!("writing the CA bundle into {kind} {name}"))?;
     Ok(())
 }
@@ -363,10 +379,22 @@ mod tests {
     fn what_was_damaged_is_made_anew() {
         let (whole, _) = settled(Kept::default(), at(0));
         let damaged = [
-            Kept { authority_key: "x".into(), ..whole.clone() },
-            Kept { authorities: vec!["x".into()], ..whole.clone() },
-            Kept { serving: None, ..whole.clone() },
-            Kept { authorities: settled(Kept::default(), at(0)).0.authorities, ..whole.clone() },
+            Kept {
+                authority_key: "x".into(),
+                ..whole.clone()
+            },
+            Kept {
+                authorities: vec!["x".into()],
+                ..whole.clone()
+            },
+            Kept {
+                serving: None,
+                ..whole.clone()
+            },
+            Kept {
+                authorities: settled(Kept::default(), at(0)).0.authorities,
+                ..whole.clone()
+            },
         ];
         for kept in damaged {
             let (mended, steps) = settled(kept, at(1));
@@ -379,13 +407,17 @@ mod tests {
     #[test]
     fn only_what_differs_is_patched() {
         let hook = |name: &str, bundle: &str| json!({"name": name, "clientConfig": {"caBundle": serde_json::to_value(ByteString(bundle.into())).unwrap()}});
-        let configuration = json!({"webhooks": [hook("a", "new"), hook("b", "old"), {"name": "c", "clientConfig": {}}]});
+        let configuration =
+            json!({"webhooks": [hook("a", "new"), hook("b", "old"), {"name": "c", "clientConfig": {}}]});
         let paths: Vec<String> = bundle_patch(&configuration, "new")
             .iter()
             .filter(|p| p["op"] == "add")
             .map(|p| p["path"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(paths, ["/webhooks/1/clientConfig/caBundle", "/webhooks/2/clientConfig/caBundle"]);
+        assert_eq!(
+            paths,
+            ["/webhooks/1/clientConfig/caBundle", "/webhooks/2/clientConfig/caBundle"]
+        );
         assert!(bundle_patch(&json!({}), "new").is_empty());
     }
 }
