@@ -330,7 +330,7 @@ fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
 
     // there is one installation
     bed.cluster
-        .kubectl_apply("{apiVersion: nmstate.io/v1, kind: NMState, metadata: {name: second}}");
+        .kubectl_apply("apiVersion: nmstate.io/v1\nkind: NMState\nmetadata: {name: second}\n");
     bed.eventually("the second one is gone", || bed.get(&["nmstate", "second"]).is_empty());
     assert!(
         bed.get(&["events", "-n", "default"])

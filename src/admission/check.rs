@@ -5,7 +5,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::known::{self, Known};
 use crate::agent::defaults::default_bridge_vlans;
@@ -46,15 +46,18 @@ impl Findings {
 }
 
 /// Looks at a policy as it would be stored.
-pub fn policy(name: &str, spec: &Value) -> Findings {
+pub fn policy(name: &str, mut spec: Value) -> Findings {
     let mut found = Findings::default();
     if !is_label_value(name) {
         // the word of kubernetes-nmstate
         let why = format!("\"{name}\": must be no more than 63 characters or match label value format");
         found.faults.push(Invalid::new("invalid policy name", why));
     }
-    let none = serde_json::json!({});
-    let spec = if spec.is_null() { &none } else { spec };
+    if spec.is_null() {
+        spec = Value::Object(Map::new());
+    }
+    // it may be large, and is not looked into here
+    let desired = spec.as_object_mut().and_then(|spec| spec.remove("desiredState"));
     let spec: Spec = match serde_path_to_error::deserialize(spec) {
         Ok(spec) => spec,
         Err(e) => {
@@ -74,12 +77,11 @@ pub fn policy(name: &str, spec: &Value) -> Findings {
             .map(drop)
             .map_err(|e| e.under("spec")),
     );
-    captures_and_document(spec, &mut found);
+    captures_and_document(&spec, desired.unwrap_or_default(), &mut found);
     found
 }
 
-fn captures_and_document(spec: Spec, found: &mut Findings) {
-    let desired = spec.desired_state.unwrap_or_default();
+fn captures_and_document(spec: &Spec, desired: Value, found: &mut Findings) {
     let mut texts: Vec<&str> = spec.capture.values().map(String::as_str).collect();
     known::texts(&desired, &mut texts);
     let node = capture::Node::any(texts.into_iter());

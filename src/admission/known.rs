@@ -68,13 +68,16 @@ impl Scan<'_> {
 
     /// None if nothing has to be filled in.
     fn partial(&mut self, value: &Value) -> Result<Option<Value>, Invalid> {
+        if !has_braces(value) {
+            return Ok(None);
+        }
         self.holes = false;
         let rest = self.without_holes(value)?;
         Ok(self.holes.then(|| rest.unwrap_or_default()))
     }
 }
 
-/// Every text in it.
+/// Every text in it that speaks of the node.
 pub fn texts<'v>(value: &'v Value, out: &mut Vec<&'v str>) {
     match value {
         Value::String(text) if text.contains("node.") => out.push(text),
@@ -204,7 +207,7 @@ impl Partial {
         let Some(inside) = fault.path.strip_prefix(&self.label) else {
             return Ok(());
         };
-        if has_hole(place_of(&self.whole, &self.rest, inside)) {
+        if has_braces(place_of(&self.whole, &self.rest, inside)) {
             return Ok(());
         }
         fault.path = format!("{}{inside}", self.place);
@@ -242,12 +245,12 @@ fn place_of<'v>(mut whole: &'v Value, mut known: &'v Value, mut path: &str) -> &
     }
 }
 
-/// A hole anywhere in it. All were looked at before.
-fn has_hole(value: &Value) -> bool {
+/// Braces of a template anywhere in it.
+fn has_braces(value: &Value) -> bool {
     match value {
-        Value::String(text) => text.contains("{{"),
-        Value::Array(list) => list.iter().any(has_hole),
-        Value::Object(map) => map.values().any(has_hole),
+        Value::String(text) => text.contains("{{") || text.contains("}}"),
+        Value::Array(list) => list.iter().any(has_braces),
+        Value::Object(map) => map.values().any(has_braces),
         _ => false,
     }
 }

@@ -40,6 +40,8 @@ const SIDE_BY_SIDE: usize = 4;
 /// A folder with certificates is looked at this often even if nothing is heard of it.
 const FOLDER: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Pause before a port that somebody else has is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Flags of the webhook.
 #[derive(Debug, Clone, Args)]
@@ -115,9 +117,12 @@ pub async fn run(config: &Config, client: Client, namespace: &str, observer: Obs
     if config.webhook_address.is_empty() {
         return std::future::pending().await;
     }
-    let listener = listen(&config.webhook_address)?;
+    let address: SocketAddr = config
+        .webhook_address
+        .parse()
+        .with_context(|| format!("--webhook-address {}: such as [::]:8443", config.webhook_address))?;
     let (serve, shown) = watch::channel(None);
-    let served = listener_task(listener, shown, router(observer));
+    let served = served(address, shown, router(observer));
     match &config.webhook_cert_dir {
         Some(dir) => tokio::select! {
             end = served => end,
@@ -133,27 +138,34 @@ pub async fn run(config: &Config, client: Client, namespace: &str, observer: Obs
     }
 }
 
-fn listen(address: &str) -> anyhow::Result<std::net::TcpListener> {
-    let wanted: SocketAddr = address.parse().with_context(|| {
-        format!("--webhook-address {address}: an address and a port are expected, such as [::]:8443")
-    })?;
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port()));
-    let bound = match std::net::TcpListener::bind(wanted) {
+fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    let listener = match std::net::TcpListener::bind(address) {
         // a node without IPv6
-        Err(_) if wanted.is_ipv6() && wanted.ip().is_unspecified() => std::net::TcpListener::bind(any),
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => std::net::TcpListener::bind(any),
         bound => bound,
-    };
-    let listener = bound.with_context(|| format!("listening on --webhook-address {address}"))?;
+    }?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
+/// On the hosts' network another replica may still have the port: roll-outs go on meanwhile.
+async fn listener(address: SocketAddr) -> std::net::TcpListener {
+    let mut told = false;
+    loop {
+        match listen(address) {
+            Ok(listener) => return listener,
+            Err(e) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(phase = "webhook", "listening on {address}: {e}; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
 /// Serves from the first certificate on, and changes over to each new one while connections go on.
-async fn listener_task(
-    listener: std::net::TcpListener,
-    mut shown: watch::Receiver<Option<Pair>>,
-    router: Router,
-) -> anyhow::Result<()> {
+async fn served(address: SocketAddr, mut shown: watch::Receiver<Option<Pair>>, router: Router) -> anyhow::Result<()> {
     let Ok(first) = shown.wait_for(Option::is_some).await.map(|pair| pair.clone()) else {
         return std::future::pending().await;
     };
@@ -165,8 +177,7 @@ async fn listener_task(
     let tls = RustlsConfig::from_pem(certificate, key)
         .await
         .context("the webhook's certificate")?;
-    let address = listener.local_addr()?;
-    let server = axum_server::from_tcp_rustls(listener, tls.clone())?;
+    let server = axum_server::from_tcp_rustls(listener(address).await, tls.clone())?;
     tracing::info!(phase = "webhook", "admission reviews are answered on {address}");
     let change = async {
         while shown.changed().await.is_ok() {

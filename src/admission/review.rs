@@ -81,7 +81,7 @@ fn validate(
     }
     // a name that the apiserver makes up is not there yet
     let name = object.metadata.name.as_deref().unwrap_or(&request.name);
-    let found = check::policy(name, spec(object));
+    let found = check::policy(name, spec(object).clone());
     if !found.warnings.is_empty() {
         response.warnings = Some(found.warnings.iter().take(SHOWN).cloned().collect());
     }

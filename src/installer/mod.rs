@@ -171,7 +171,7 @@ impl Installer {
             Ok(standing) => standing,
             Err(e) => {
                 pause = RETRY;
-                Standing::Failed(crate::error::chain(e.as_ref()))
+                Standing::Failed(why(&e))
             }
         };
         if let Err(e) = self.report(&wish, &standing).await {
@@ -197,13 +197,21 @@ impl Installer {
             owner: owner(wish),
         };
         let mut workloads = vec![];
+        let mut first = None;
         for object in objects(&install).map_err(anyhow::Error::msg)? {
-            let live = self.apply(&object).await?;
-            if matches!(object["kind"].as_str(), Some("DaemonSet" | "Deployment")) {
-                workloads.extend(live);
+            match self.apply(&object).await {
+                Ok(live) if matches!(object["kind"].as_str(), Some("DaemonSet" | "Deployment")) => {
+                    workloads.extend(live)
+                }
+                Ok(_) => {}
+                // a wish that cannot be keeps nothing else from being there
+                Err(e) => first = first.or(Some(e)),
             }
         }
-        Ok(status::standing(&workloads))
+        match first {
+            Some(e) => Err(e),
+            None => Ok(status::standing(&workloads)),
+        }
     }
 
     /// The image of our own pod, and how it is pulled.
@@ -411,6 +419,14 @@ fn name(object: &Value) -> &str {
 
 fn what(object: &Value) -> String {
     format!("{} {}", object["kind"].as_str().unwrap_or_default(), name(object))
+}
+
+/// An error as it fits into a condition.
+fn why(error: &anyhow::Error) -> String {
+    match error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>()) {
+        Some(kube::Error::Api(status)) => format!("{error}: {}", status.message),
+        _ => crate::error::chain(error.as_ref()),
+    }
 }
 
 fn absent_is_fine(deleted: kube::Result<()>) -> kube::Result<()> {
