@@ -8,6 +8,8 @@ FROM rust:1.90-slim-bookworm AS compile
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src ./src
+# the installer carries the manifests
+COPY deploy/netwright.yaml ./deploy/
 COPY benches ./benches
 # A named target keeps the flags away from build scripts and procedural macros, which cannot be static.
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \

@@ -14,6 +14,7 @@
 //!
 //! `error`, `scalar`, `facts`, `profile`, `state`, `capture`, `plan` and `api` are pure: no clock, no file, no `.await`.
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod capture;
@@ -22,6 +23,7 @@ pub mod controller;
 pub mod error;
 pub mod facts;
 pub mod host;
+pub mod installer;
 pub mod journal;
 pub mod kernel;
 pub mod log;

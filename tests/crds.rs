@@ -10,5 +10,5 @@ fn crds_are_up_to_date() {
         text == api::crds_yaml(),
         "crds/nmstate.io.yaml is old: netwright crd > crds/nmstate.io.yaml"
     );
-    assert_eq!(yaml::read_many(&text).expect("it is YAML").len(), 3);
+    assert_eq!(yaml::read_many(&text).expect("it is YAML").len(), 4);
 }

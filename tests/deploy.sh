@@ -73,6 +73,18 @@ same() {
   fi
 }
 
+same_installer() {
+  normalised "$work/installer.kustomize.yaml" "$deploy/installer"
+  template "$work/installer.chart.yaml" --set installer.enabled=true
+  normalised "$work/installer.helm.yaml" "$work/installer.chart.yaml"
+  if diff -u "$work/installer.kustomize.yaml" "$work/installer.helm.yaml" >"$work/installer.diff"; then
+    good "installer: kustomize and Helm render the same $(count "$work/installer.helm.yaml") objects"
+  else
+    wrong "installer: kustomize (-) and Helm (+) differ"
+    cat "$work/installer.diff" >&2
+  fi
+}
+
 render_default() {
   printf '# The default overlay, rendered by tests/deploy.sh update: edit base/ instead.\n'
   "$kubectl" kustomize "$deploy/overlays/default"
@@ -86,6 +98,8 @@ variants() {
   same journal journal --set agent.journal=true
   same bootstrap bootstrap --set controller.bootstrap=true
   same bridge-marker bridge-marker --set agent.bridgeMarker=true
+  same cert-manager cert-manager --set webhook.certManager=true
+  same_installer
   same all 'alt-names bootstrap bridge-marker journal prometheus' \
     --set agent.altNames=true,agent.bridgeMarker=true,agent.journal=true,controller.bootstrap=true,monitoring.enabled=true
 }
@@ -110,6 +124,7 @@ controller:
   tolerations: [{key: c-taint, operator: Exists}]
   affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: c-affinity, operator: Exists}]}]}}}
   resources: {limits: {memory: 222Mi}}
+webhook: {selfSign: {caRotateInterval: 91h, caOverlapInterval: 7h, certRotateInterval: 45h, certOverlapInterval: 3h}}
 monitoring: {enabled: true, labels: {release: prometheus}}
 YAML
   template "$work/values.chart.yaml" -f "$work/values.yaml"
@@ -118,6 +133,7 @@ YAML
   sed -E '/- --/{N;s/\n *- /=/;s/"//g}' "$work/values.helm.yaml" >"$work/values.joined"
   for want in 'image: example.org/nw@sha256:0000' 'imagePullPolicy: Always' '- name: key$' '- -vv' 'a: selector' \
     'key: a-taint' 'key: a-affinity' 'memory: 111Mi' 'timeout=31' 'dns-host=probe.example' 'probe-retries=0' \
+    'ca-rotate-interval=91h' 'ca-overlap-interval=7h' 'cert-rotate-interval=45h' 'cert-overlap-interval=3h' \
     'max-retries=7' 'initial-backoff=3' 'max-backoff=41' \
     'replicas: 3' 'c: selector' 'key: c-taint' 'key: c-affinity' 'memory: 222Mi' 'release: prometheus' 'name: elsewhere$'; do
     grep -q -e "$want" "$work/values.joined" || wrong "the chart does nothing with the value that leads to '$want'"
@@ -157,7 +173,7 @@ versions() {
   local version
   version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$repo/Cargo.toml" | head -n1)
   grep -qx "appVersion: $version" "$deploy/chart/Chart.yaml" || wrong "the chart is not of version $version"
-  if grep -h 'image: netwright' "$deploy"/base/*.yaml | grep -v "image: netwright:$version$"; then wrong "the base is not of version $version"; fi
+  if grep -h 'image: netwright' "$deploy"/base/*.yaml "$deploy"/installer/installer.yaml | grep -v "image: netwright:$version$"; then wrong "the base is not of version $version"; fi
   good "manifests and chart are of version $version"
 }
 
@@ -365,6 +381,7 @@ cluster() {
   versions_stored >"$work/once"
   taken 'the same again' bed_kubectl apply -f "$repo/crds" -f "$deploy"
   versions_stored | diff "$work/once" - || wrong "applied twice it is not the same"
+  taken 'apply -k deploy/installer' bed_kubectl apply -k "$deploy/installer"
   monitoring_crds
   local overlay name
   for overlay in "$deploy"/overlays/*/; do

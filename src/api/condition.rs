@@ -160,7 +160,8 @@ pub fn policy(how: &Rollout, before: &[Condition], now: &str) -> Vec<Condition> 
         .collect()
 }
 
-fn condition(type_: &str, status: &str, reason: &str, message: &str, before: &[Condition], now: &str) -> Condition {
+/// One condition; its transition time moves when the status does.
+pub fn condition(type_: &str, status: &str, reason: &str, message: &str, before: &[Condition], now: &str) -> Condition {
     let was = before.iter().find(|c| c.type_ == type_ && c.status == status);
     let since = was
         .and_then(|c| c.last_transition_time.clone())

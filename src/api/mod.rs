@@ -5,11 +5,13 @@ use kube::CustomResourceExt;
 use kube::core::crd::merge_crds;
 
 pub mod condition;
+pub mod nmstate;
 pub mod nnce;
 pub mod nncp;
 pub mod nns;
 
 pub use condition::Condition;
+pub use nmstate::{NMState, NMStateSpec};
 pub use nnce::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationEnactmentStatus};
 pub use nncp::{NodeNetworkConfigurationPolicy, NodeNetworkConfigurationPolicySpec};
 pub use nns::NodeNetworkState;
@@ -72,6 +74,7 @@ pub fn crds() -> Vec<Crd> {
             "v1beta1",
         ),
         merge_crds(vec![NodeNetworkState::crd(), nns::v1alpha1_crd()], "v1beta1"),
+        merge_crds(vec![nmstate::v1beta1_crd(), NMState::crd()], "v1"),
     ];
     let crds = merged
         .into_iter()

@@ -224,3 +224,29 @@ pub fn fill(desired: &Value, captured: &Captured, node: &Node) -> Result<Value, 
     };
     filler.fill(desired)
 }
+
+/// Whether a text of a desired state is filled in on the node. What is wrong with its templates, or with names that they use, is a fault.
+pub fn is_template(text: &str, captures: &Expressions, node: &Node) -> Result<bool, Invalid> {
+    let braces = text.contains("{{") || text.contains("}}");
+    Ok(braces && template::has_holes(text, captures, node)?)
+}
+
+impl Node {
+    /// A node that has every label and annotation that these texts ask for: what holds for it may hold for some node.
+    pub fn any<'t>(texts: impl Iterator<Item = &'t str>) -> Self {
+        let mut node = Node {
+            name: "node".to_owned(),
+            ..Node::default()
+        };
+        for text in texts {
+            for (prefix, map) in [
+                ("node.labels[", &mut node.labels),
+                ("node.annotations[", &mut node.annotations),
+            ] {
+                let keys = text.split(prefix).skip(1).filter_map(|rest| rest.split(']').next());
+                map.extend(keys.map(|key| (template::bare(key).to_owned(), "value".to_owned())));
+            }
+        }
+        node
+    }
+}

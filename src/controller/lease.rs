@@ -10,8 +10,6 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Name of the Lease. Agents read it to see whether there is a controller.
-pub const NAME: &str = "netwright-controller";
 const DURATION: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
 /// How often those that wait look.
@@ -24,6 +22,7 @@ const CALL: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub struct Election {
     api: Api<Lease>,
+    name: String,
     namespace: String,
     identity: String,
 }
@@ -35,10 +34,11 @@ struct Seen {
 }
 
 impl Election {
-    /// Takes part.
-    pub fn new(client: Client, namespace: &str, identity: &str) -> Self {
+    /// Takes part in the election for the Lease of this name.
+    pub fn new(client: Client, name: &str, namespace: &str, identity: &str) -> Self {
         Election {
             api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
             namespace: namespace.to_owned(),
             identity: identity.to_owned(),
         }
@@ -132,13 +132,13 @@ impl Election {
             lease.spec.get_or_insert_default().holder_identity = None;
             let params = PostParams::default();
             // it runs out by itself otherwise
-            let _ = timeout(CALL, self.api.replace(NAME, &params, &lease)).await;
+            let _ = timeout(CALL, self.api.replace(&self.name, &params, &lease)).await;
         }
     }
 
     async fn get(&self) -> anyhow::Result<Option<Lease>> {
-        let answer = timeout(CALL, self.api.get_opt(NAME)).await.context("no answer")?;
-        answer.with_context(|| format!("reading lease {NAME} in namespace {}", self.namespace))
+        let answer = timeout(CALL, self.api.get_opt(&self.name)).await.context("no answer")?;
+        answer.with_context(|| format!("reading lease {} in namespace {}", self.name, self.namespace))
     }
 
     /// Writes us into it; false if somebody else was quicker.
@@ -146,7 +146,7 @@ impl Election {
         let create = lease.is_none();
         let mut lease = lease.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
-                name: Some(NAME.to_owned()),
+                name: Some(self.name.clone()),
                 ..ObjectMeta::default()
             },
             spec: None,
@@ -157,13 +157,13 @@ impl Election {
         let written = async {
             match create {
                 true => self.api.create(&params, &lease).await,
-                false => self.api.replace(NAME, &params, &lease).await,
+                false => self.api.replace(&self.name, &params, &lease).await,
             }
         };
         match timeout(CALL, written).await.context("no answer")? {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(e) => Err(e).with_context(|| format!("writing lease {NAME} in namespace {}", self.namespace)),
+            Err(e) => Err(e).with_context(|| format!("writing lease {} in namespace {}", self.name, self.namespace)),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -19,11 +20,13 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::admission;
 use crate::agent::{cluster_config, stop_signal, watch};
 use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::{Slot, UNDO};
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy};
+use crate::installer;
 use crate::metrics::{self, Role};
 use crate::serve::{self, Address};
 
@@ -42,6 +45,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(10);
+/// Name of the Lease. Agents read it to see whether there is a controller.
+pub const LEASE: &str = "netwright-controller";
+const LEASE_INSTALLER: &str = "netwright-installer";
 
 /// Flags of `netwright controller`.
 #[derive(Debug, Clone, Args)]
@@ -58,6 +64,15 @@ pub struct Config {
     /// Where metrics and health are served; '' serves them nowhere.
     #[arg(long, default_value = "[::]:8090")]
     pub metrics_address: Address,
+    /// Do not control: install what the cluster's NMState asks for.
+    #[arg(long)]
+    pub install: bool,
+    /// Image that --install gives to agents and controllers, instead of its own.
+    #[arg(long, env = "NETWRIGHT_IMAGE", requires = "install")]
+    pub image: Option<String>,
+    /// The webhook.
+    #[command(flatten)]
+    pub admission: admission::Config,
 }
 
 /// Leads when it can, until it is told to stop. One that loses the Lease forgets everything and stands again.
@@ -66,8 +81,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // kube would try again for minutes, unseen; we decide anew instead
     cluster.default_retry = false;
     let client = metrics::apiserver::client(cluster)?;
+    if config.install {
+        return install(&config, client).await;
+    }
     serve::start(config.metrics_address, Role::Controller);
-    let election = lease::Election::new(client.clone(), &config.namespace, &config.identity);
+    let webhook = admission::run(
+        &config.admission,
+        client.clone(),
+        &config.namespace,
+        Arc::new(|outcome, took| metrics::controller().admitted(outcome, took)),
+    );
+    let election = lease::Election::new(client.clone(), LEASE, &config.namespace, &config.identity);
     let work = async {
         loop {
             election.win().await;
@@ -82,6 +106,28 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             };
             metrics::controller().follow();
             tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
+        }
+    };
+    tokio::select! {
+        end = work => end,
+        end = webhook => end,
+        () = stop_signal() => {
+            election.release().await;
+            Ok(())
+        }
+    }
+}
+
+/// The installer has a Lease of its own, and ends when it loses it.
+async fn install(config: &Config, client: Client) -> anyhow::Result<()> {
+    let election = lease::Election::new(client.clone(), LEASE_INSTALLER, &config.namespace, &config.identity);
+    let work = async {
+        election.win().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let image = config.image.clone();
+        tokio::select! {
+            lost = election.hold() => Err(lost),
+            end = installer::run(client, &config.namespace, &config.identity, image) => end,
         }
     };
     tokio::select! {

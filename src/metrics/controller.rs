@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Counters, Gauges, Labels, seconds};
+use crate::admission::Outcome;
 
 /// How long a scrape waits for the one who decides.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,37 +60,6 @@ pub struct Routes {
     pub dynamic_v6: u32,
 }
 
-/// What the webhook answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// Yes.
-    Allowed,
-    /// Yes, with a warning.
-    Warned,
-    /// No.
-    Denied,
-    /// It could not tell.
-    Error,
-}
-
-impl Admission {
-    const ALL: [Admission; 4] = [
-        Admission::Allowed,
-        Admission::Warned,
-        Admission::Denied,
-        Admission::Error,
-    ];
-
-    fn word(self) -> &'static str {
-        match self {
-            Admission::Allowed => "allowed",
-            Admission::Warned => "warned",
-            Admission::Denied => "denied",
-            Admission::Error => "error",
-        }
-    }
-}
-
 /// Asks for a census.
 pub type Ask = oneshot::Sender<Census>;
 
@@ -126,7 +96,7 @@ pub struct Controller {
 impl Default for Controller {
     fn default() -> Self {
         let admissions = Counters::<1>::default();
-        for result in Admission::ALL {
+        for result in Outcome::ALL {
             drop(admissions.get_or_create(&[("result", result.word().to_owned())]));
         }
         Controller {
@@ -226,7 +196,7 @@ impl Controller {
     }
 
     /// The webhook has answered.
-    pub fn admitted(&self, result: Admission, took: Duration) {
+    pub fn admitted(&self, result: Outcome, took: Duration) {
         self.admissions
             .get_or_create(&[("result", result.word().to_owned())])
             .inc();

@@ -18,7 +18,7 @@ mod controller;
 mod process;
 
 pub use agent::{Agent, Look, Round};
-pub use controller::{Admission, Ask, Census, Controller, Counts, Routes};
+pub use controller::{Ask, Census, Controller, Counts, Routes};
 
 /// Names and values of labels.
 type Labels<const N: usize> = [(&'static str, String); N];

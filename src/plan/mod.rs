@@ -87,7 +87,26 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
     }
 }
 
-fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
+/// What `plan` would say against the wish, or warn of, without the work of planning.
+pub fn check(desired: &NetworkState, seen: &Observation) -> Result<Vec<String>, Invalid> {
+    let cards = resolve::cards_first(desired, seen);
+    Ok(lay_out(cards.as_ref().unwrap_or(desired), seen, Options::default())?.warnings)
+}
+
+/// Whether the node's NetworkManager, and what it stands on, can do it at all.
+pub fn supported(desired: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    refuse_unsupported(&resolve::resolve(desired, seen, Options::default())?.state, seen)
+}
+
+/// The wish laid over the node: everything that can be wrong with it was looked at.
+struct LaidOut {
+    resolved: resolve::Resolved,
+    graph: Graph,
+    sections: Sections,
+    warnings: Vec<String>,
+}
+
+fn lay_out(desired: &NetworkState, seen: &Observation, options: Options) -> Result<LaidOut, Invalid> {
     let mut resolved = resolve::resolve(desired, seen, options)?;
     let wishes = &mut resolved.state;
     if let Some(hostname) = wishes.hostname.as_mut().filter(|_| options.memory_only) {
@@ -98,7 +117,7 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
     warnings.extend(skip_unsupported(wishes, seen));
     warnings.extend(copy_macs(wishes, seen)?);
     validate::check(wishes, seen)?;
-    let mut graph = topology::spread(&resolved, seen, options)?;
+    let graph = topology::spread(&resolved, seen, options)?;
     warnings.extend(follow(&mut resolved.state, &graph));
     let view = View {
         resolved: &resolved.state,
@@ -108,6 +127,21 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
     };
     let mut sections = sections::spread(&view)?;
     warnings.append(&mut sections.warnings);
+    Ok(LaidOut {
+        resolved,
+        graph,
+        sections,
+        warnings,
+    })
+}
+
+fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Result<Plan, Invalid> {
+    let LaidOut {
+        resolved,
+        mut graph,
+        sections,
+        warnings,
+    } = lay_out(desired, seen, options)?;
     let stale = Work::on(&graph, &sections, seen, options).stale();
     topology::renew(&mut graph, stale, seen);
     let mut work = Work::on(&graph, &sections, seen, options);

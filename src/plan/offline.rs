@@ -1,6 +1,6 @@
 //! Planning without a node: a stage on which every interface that the document takes for granted exists. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::host::{Observation, Step};
@@ -36,6 +36,57 @@ pub fn stage(desired: &NetworkState) -> Observation {
             let mut card = Interface::bare(&name, kind);
             card.base.state = Some(State::Up);
             there.interfaces.push(card);
+        }
+    }
+    Observation::from_document(&there)
+}
+
+/// A node on which all of it is there already, and whatever else the document speaks of: the opposite of `stage`. What neither of them takes, no node
+/// takes.
+pub fn furnished(desired: &NetworkState) -> Observation {
+    let mut there = stage(desired).state;
+    let made = desired.interfaces.iter().filter(|i| i.is_up() && i.kind.is_virtual());
+    there.interfaces.extend(made.cloned());
+    let mut taken: BTreeSet<String> = there.interfaces.iter().map(|i| i.name().to_owned()).collect();
+    let bases = desired.interfaces.iter().map(|i| &i.base);
+    let rules = desired.route_rules.iter().flat_map(|r| r.config.iter().flatten());
+    let named = bases
+        .flat_map(|b| [b.copy_mac_from.clone(), b.controller.clone()])
+        .chain(rules.map(|r| r.iif.clone()));
+    // somebody must be able to keep rules and name servers
+    let spare = ["spare0".to_owned(), "spare1".to_owned()];
+    for name in named.flatten().filter(|n| !n.is_empty()).chain(spare) {
+        if taken.insert(name.clone()) {
+            there.interfaces.push(Interface::bare(&name, "ethernet"));
+        }
+    }
+    let mut above: BTreeMap<String, &str> = BTreeMap::new();
+    let mut macs: BTreeMap<&str, &String> = BTreeMap::new();
+    for wish in desired.interfaces.iter().filter(|i| i.is_up()) {
+        above.extend(
+            wish.kind
+                .ports()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|port| (port, wish.name())),
+        );
+        macs.extend(wish.base.mac_address.as_ref().map(|mac| (wish.name(), mac)));
+    }
+    for (i, interface) in there.interfaces.iter_mut().enumerate() {
+        let base = &mut interface.base;
+        base.controller = base
+            .controller
+            .take()
+            .or_else(|| above.get(&base.name).map(|c| (*c).to_owned()));
+        base.mac_address = base
+            .mac_address
+            .take()
+            .or_else(|| macs.get(base.name.as_str()).map(|m| (*m).clone()));
+        base.state = Some(State::Up);
+        base.mac_address
+            .get_or_insert_with(|| format!("02:00:00:00:{:02X}:{:02X}", i >> 8 & 255, i & 255));
+        for ip in [&mut interface.ipv4, &mut interface.ipv6] {
+            ip.get_or_insert_default().enabled.get_or_insert(true);
         }
     }
     Observation::from_document(&there)

@@ -193,7 +193,7 @@ up() {
     --tls-cert-file "$pki/server.crt" --tls-private-key-file "$pki/server.key" --client-ca-file "$pki/ca.crt" \
     --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$pki/sa.key" \
     --service-account-signing-key-file "$pki/sa.key" --authorization-mode Node,RBAC \
-    --service-cluster-ip-range 10.96.0.0/16 --disable-admission-plugins ServiceAccount --cert-dir "$dir/pki"
+    --enable-aggregator-routing --service-cluster-ip-range 10.96.0.0/16 --disable-admission-plugins ServiceAccount --cert-dir "$dir/pki"
   local apiserver_pid=$started
   start_dns "$dir" "$CP_NETNS"
   start "$dir/forward.log" "$(python_path)" "$bed/forward.py" "$CP_NETNS" 6443 "$dir/port"

@@ -1,0 +1,206 @@
+//! What can be said of a policy without a node: faults that no node could live with, and warnings of what only some nodes can do. Pure.
+//!
+//! A document is planned twice, for a node that has nothing of it yet and for one that has all of it. What both refuse is refused; what one refuses is
+//! a warning. Values that a node fills in are not known here: see `known`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::{Map, Value};
+
+use super::known::{self, Known};
+use crate::agent::defaults::default_bridge_vlans;
+use crate::api::NodeNetworkConfigurationPolicySpec as Spec;
+use crate::capture;
+use crate::error::{ErrorKind, Invalid};
+use crate::facts::Ovs;
+use crate::host::Observation;
+use crate::plan::{self, offline};
+use crate::probe::{self, Prober};
+use crate::state::iface::VIRTUAL_FUNCTION;
+use crate::state::{HIDDEN, NetworkState};
+
+/// The place of the document in a policy.
+const DOCUMENT: &str = "spec.desiredState";
+/// The oldest NetworkManager that is tried (README).
+const OLDEST_NM: &str = "1.42";
+/// `NM_CAPABILITY_TEAM`, `NM_CAPABILITY_OVS`.
+const ALL_PLUG_INS: [u32; 2] = [1, 2];
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Why the policy cannot be.
+    pub faults: Vec<Invalid>,
+    /// What its author should know.
+    pub warnings: Vec<String>,
+}
+
+impl Findings {
+    fn note(&mut self, found: Result<(), Invalid>) {
+        self.faults.extend(found.err());
+    }
+
+    fn warn(&mut self, path: &str, why: impl std::fmt::Display) {
+        self.warnings.push(format!("{path}: {why}"));
+    }
+}
+
+/// Looks at a policy as it would be stored.
+pub fn policy(name: &str, mut spec: Value) -> Findings {
+    let mut found = Findings::default();
+    if !is_label_value(name) {
+        // the word of kubernetes-nmstate
+        let why = format!("\"{name}\": must be no more than 63 characters or match label value format");
+        found.faults.push(Invalid::new("invalid policy name", why));
+    }
+    if spec.is_null() {
+        spec = Value::Object(Map::new());
+    }
+    // it may be large, and is not looked into here
+    let desired = spec.as_object_mut().and_then(|spec| spec.remove("desiredState"));
+    let spec: Spec = match serde_path_to_error::deserialize(spec) {
+        Ok(spec) => spec,
+        Err(e) => {
+            let fault = Invalid::new(e.path().to_string(), e.inner().to_string());
+            found.faults.push(fault.under("spec"));
+            return found;
+        }
+    };
+    found.note(selectors(&spec).map_err(|e| e.under("spec")));
+    if let Some(why) = spec.max_unavailable.as_ref().and_then(unreadable_width) {
+        found.warn("spec.maxUnavailable", why);
+    }
+    let prober = Prober::defaults(probe::DEFAULT_TIMEOUT, None, None);
+    found.note(
+        prober
+            .with_overrides(&spec.probes)
+            .map(drop)
+            .map_err(|e| e.under("spec")),
+    );
+    captures_and_document(&spec, desired.unwrap_or_default(), &mut found);
+    found
+}
+
+fn captures_and_document(spec: &Spec, desired: Value, found: &mut Findings) {
+    let mut texts: Vec<&str> = spec.capture.values().map(String::as_str).collect();
+    known::texts(&desired, &mut texts);
+    let node = capture::Node::any(texts.into_iter());
+    found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
+    let known = match known::split(desired, &spec.capture, &node) {
+        Ok(known) => known,
+        Err(fault) => return found.faults.push(fault.under(DOCUMENT)),
+    };
+    for partial in &known.partial {
+        found.note(partial.check().map_err(|e| e.under(DOCUMENT)));
+    }
+    document(known, found);
+}
+
+/// The part of the document that is known whole.
+fn document(mut known: Known, found: &mut Findings) {
+    default_bridge_vlans(&mut known.document);
+    let document = std::mem::take(&mut known.document);
+    let state = match NetworkState::from_json(document) {
+        Ok(state) => state,
+        Err(fault) => return found.faults.push(known.place(fault).under(DOCUMENT)),
+    };
+    let empty = offline::stage(&state);
+    match plan::check(&state, &empty) {
+        Ok(warnings) => {
+            warnings
+                .iter()
+                .for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
+            if let Some(fault) = needs_newer(&state, empty) {
+                found.warn(DOCUMENT, known.place(fault));
+            }
+        }
+        Err(first) => match plan::check(&state, &offline::furnished(&state)) {
+            Err(second) if second == first && !node_decides(&first) => {
+                found.faults.push(known.place(first).under(DOCUMENT))
+            }
+            // every node has an interface that can keep name servers and rules
+            _ if !first.path.starts_with("interfaces[") && !first.path.starts_with("routes") => {}
+            _ => {
+                let fault = known.place(first).under(DOCUMENT);
+                found
+                    .warnings
+                    .push(format!("{fault} (unless the node makes up for it)"));
+            }
+        },
+    }
+}
+
+/// Rules about what the node has besides: other ports, other VLANs, its cards, its secrets.
+const NODE_DECIDES: [&str; 4] = [".controller", ".ovs-db", ".vlan-default-pvid", ".pci-address"];
+
+/// Both nodes that are thought up here may refuse what a real one takes.
+fn node_decides(fault: &Invalid) -> bool {
+    let text = fault.to_string();
+    !fault.path.starts_with("interfaces[")
+        || NODE_DECIDES.iter().any(|end| fault.path.ends_with(end))
+        || text.contains(VIRTUAL_FUNCTION)
+        || text.contains(HIDDEN)
+}
+
+/// What an older NetworkManager cannot do.
+fn needs_newer(state: &NetworkState, mut seen: Observation) -> Option<Invalid> {
+    seen.facts.nm_version = OLDEST_NM.to_owned();
+    seen.facts.nm_capabilities = ALL_PLUG_INS.to_vec();
+    seen.facts.ovs = Some(Ovs::default());
+    let fault = plan::supported(state, &seen).err()?;
+    let (needs, _) = fault.reason.split_once("; this node has ")?;
+    (fault.kind == ErrorKind::DependencyError).then(|| Invalid::new(&fault.path, needs))
+}
+
+/// Why a width is not what its author thinks.
+fn unreadable_width(value: &IntOrString) -> Option<String> {
+    match value {
+        IntOrString::Int(1..) => None,
+        IntOrString::Int(number) => Some(format!("{number} means 1: somebody must begin")),
+        IntOrString::String(text) => match text.strip_suffix('%').and_then(|p| p.parse::<u32>().ok()) {
+            Some(_) => None,
+            None => Some(format!("'{text}' is neither a number nor a percentage; 50% is taken")),
+        },
+    }
+}
+
+fn selectors(spec: &Spec) -> Result<(), Invalid> {
+    if let Some((key, _)) = spec.node_selector.iter().find(|(_, v)| !is_label_value(v)) {
+        let why = "nodeSelector values must be valid label values";
+        return Err(Invalid::new(format!("nodeSelector.{key}"), why));
+    }
+    spec.selector
+        .as_ref()
+        .map_or(Ok(()), selector)
+        .map_err(|e| e.under("selector"))
+}
+
+/// As the apiserver checks selectors of its own objects.
+fn selector(selector: &LabelSelector) -> Result<(), Invalid> {
+    for (i, e) in selector.match_expressions.iter().flatten().enumerate() {
+        let listed = e.values.as_ref().is_some_and(|v| !v.is_empty());
+        let why = match e.operator.as_str() {
+            "In" | "NotIn" if !listed => "In and NotIn need values",
+            "Exists" | "DoesNotExist" if listed => "Exists and DoesNotExist take no values",
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => continue,
+            _ => "the operator is one of In, NotIn, Exists, DoesNotExist",
+        };
+        return Err(Invalid::new(format!("matchExpressions[{i}]"), why));
+    }
+    let bad = selector.match_labels.iter().flatten().find(|(_, v)| !is_label_value(v));
+    bad.map_or(Ok(()), |(key, _)| {
+        Err(Invalid::new(format!("matchLabels.{key}"), "not a valid label value"))
+    })
+}
+
+/// Empty, or at most 63 letters, digits, `-`, `_`, `.`, with letters or digits at both ends.
+fn is_label_value(text: &str) -> bool {
+    let end = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && end(bytes.first())
+        && end(bytes.last())
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
