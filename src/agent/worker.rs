@@ -24,7 +24,7 @@ use crate::api::{
     NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy, label_value,
 };
 use crate::capture::{self, Captured};
-use crate::error::{Invalid, chain};
+use crate::error::{ErrorKind, Invalid, chain};
 use crate::host::live::LiveHost;
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
@@ -609,6 +609,7 @@ impl Worker {
 pub fn blind(e: &HostError) -> Report {
     let outcome = Outcome::Failed {
         phase: Phase::Observe,
+        kind: e.kind(),
         cause: chain(e),
     };
     report(outcome, Instant::now())
@@ -620,7 +621,11 @@ pub fn crash(found: Recovered) -> Report {
     let outcome = match found.phase.unwrap_or(Phase::Execute) {
         // the node may have been off the network
         Phase::Probe => Outcome::ProbeFailed { cause },
-        phase => Outcome::Failed { phase, cause },
+        phase => Outcome::Failed {
+            phase,
+            kind: ErrorKind::Bug,
+            cause,
+        },
     };
     report(outcome, Instant::now())
 }

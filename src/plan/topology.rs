@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::SavedProfile;
 use crate::host::Observation;
 use crate::scalar::{Id, Space};
@@ -405,7 +405,8 @@ fn foreign(wish: &Interface, port: &str, seen: &Observation) -> Result<bool, Inv
         .ovs_interface(port)
         .is_some_and(|row| row.ids.nm_uuid().is_none());
     match foreign && wish.is_up() && wish.kind.wants_no_extra_ports() {
-        true => Err(Invalid::new(
+        true => Err(Invalid::of(
+            ErrorKind::NotSupportedError,
             format!("interfaces[{}].bridge.allow-extra-ports", wish.name()),
             format!(
                 "port '{port}' was put there with ovs-vsctl or by another program; NetworkManager cannot take it out"

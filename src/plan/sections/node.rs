@@ -1,6 +1,6 @@
 //! Host names, and the global row of Open vSwitch: what belongs to the node as a whole and is kept outside profiles.
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::host::{Effect, Observation};
 use crate::scalar::{Id, Space};
 use crate::state::ovn::{self, Ovn};
@@ -47,7 +47,7 @@ pub fn ovs(resolved: &NetworkState, seen: &Observation, out: &mut Sections) -> R
         (None, Some(_)) => "ovn",
     };
     let Some(database) = &seen.facts.ovs else {
-        return Err(Invalid::new(section, ovs_db::SILENT));
+        return Err(Invalid::of(ErrorKind::PluginFailure, section, ovs_db::SILENT));
     };
     let now = &database.ids;
     let wish = resolved.ovs_db.clone().unwrap_or_default();
