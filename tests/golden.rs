@@ -420,7 +420,8 @@ async fn check(path: &Path) -> Result<(), String> {
         return Err(format!("{lacking:#?}"));
     }
     match apply(&host, &case.desired, &case.options).await {
-        Outcome::Unchanged => Ok(()),
+        Outcome::Unchanged if case.options.memory_only || half_done(path) => Ok(()),
+        Outcome::Unchanged => shown_is_as_it_is(&host),
         other => {
             let wish = NetworkState::from_json(case.desired).expect("parsed before");
             let again = plan_with(&wish, &host.now(), choices);
@@ -429,6 +430,39 @@ async fn check(path: &Path) -> Result<(), String> {
                 again.map(|p| (p.lines, p.waves))
             ))
         }
+    }
+}
+
+/// The fake node does not do all that a kernel does: a port follows neither its bridge's new default PVID nor a profile that is no longer
+/// in force, and what ovs-vsctl alone knows has no link.
+fn half_done(case: &Path) -> bool {
+    let cases = [
+        "bridge/default-pvid-changed.yaml",
+        "implied/freed-port-that-is-down-stays-down.yaml",
+        "ovs/ports-of-others-are-kept.yaml",
+    ];
+    cases.iter().any(|c| case.ends_with(c))
+}
+
+/// What the node shows, given back as a wish, changes nothing and is not refused.
+fn shown_is_as_it_is(host: &FakeHost) -> Result<(), String> {
+    let seen = host.now();
+    let mut shown = seen.state.clone();
+    shown.hide_secrets();
+    let again = yaml::read(&yaml::write(&shown)).and_then(NetworkState::from_json);
+    let again = again.map_err(|e| format!("what it shows is refused: {e}"))?;
+    let plan = plan::plan(&again, &seen).map_err(|e| format!("what it shows cannot be applied: {e}"))?;
+    // what is named is kept from now on: interfaces, names and rules that others made
+    let kept = [
+        ": kept by a profile of its own from now on",
+        ".link",
+        ": profile settings ipv4.routing-rules",
+    ];
+    let kept = |l: &&String| !kept.iter().any(|k| l.ends_with(k));
+    let rest: Vec<&String> = plan.lines.iter().filter(kept).collect();
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err(format!("what it shows is not as it is: {rest:#?}")),
     }
 }
 

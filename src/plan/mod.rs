@@ -14,6 +14,7 @@ use crate::state::part::{Parts, alt_names};
 
 pub mod companions;
 pub mod diff;
+pub mod news;
 pub mod offline;
 pub mod profiles;
 pub mod resolve;
@@ -214,13 +215,18 @@ fn vf_patience(count: usize) -> Duration {
     }
 }
 
-fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    for wish in resolved.interfaces.iter().filter(|i| i.is_up()) {
+fn refuse_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    for wish in resolved.interfaces.iter_mut().filter(|i| i.is_up()) {
         let label = format!("interfaces[{}]", wish.name());
         let link = seen.facts.link(wish.name());
         let kind = wish.kind.refuse_unsupported(&seen.facts);
-        kind.and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
-            .map_err(|e| e.under(&label))?;
+        let parts = wish.parts.refuse_unsupported(link, &seen.facts).or_else(|fault| {
+            // what is so already needs nothing of the node
+            let news = news::of(wish, seen.interface(&wish.id()).ok_or(fault)?).parts;
+            wish.parts = news;
+            wish.parts.refuse_unsupported(link, &seen.facts)
+        });
+        kind.and(parts).map_err(|e| e.under(&label))?;
     }
     Ok(())
 }
@@ -539,7 +545,7 @@ impl<'a> Work<'a> {
         let extra = self.sections.extra.get(id).unwrap_or(&none);
         let controller = controller_of(id, self.graph, self.seen);
         let ground = Ground::of(id, touched, controller.as_ref(), extra, self.seen, self.options);
-        let profile = profiles::build(id, touched, &ground, self.seen);
+        let profile = self.build(id, touched, &ground);
         let shared = ground.base.is_some_and(SavedProfile::is_shared);
         let mut keys = ground.base.map(|b| profiles::differing_keys(&b.profile, &profile));
         if shared {
@@ -560,6 +566,35 @@ impl<'a> Work<'a> {
             keys,
             profile,
             controller,
+        }
+    }
+
+    /// The profile; nothing that the wish only repeats is made a setting of a link that runs on it.
+    fn build(&self, id: &Id, touched: &Touched, ground: &Ground<'_>) -> Profile {
+        let build = |touched: &Touched| profiles::build(id, touched, ground, self.seen);
+        let Some(current) = ground.current.filter(|_| touched.named) else {
+            return build(touched);
+        };
+        let Some(base) = ground.base else {
+            return build(touched);
+        };
+        if touched.wish.base.state == current.base.state && !current.is_up() {
+            // what is shown of an interface that is down is not what its profile keeps for later
+            let mut least = touched.clone();
+            least.wish = news::of(&touched.wish, current);
+            return build(&least);
+        }
+        let whole = build(touched);
+        let runs = self.seen.facts.running(id).is_some_and(|a| a.uuid == base.uuid());
+        // a link made anew has nothing of what it had
+        let anew = || touched.renewed || touched.recreates(self.seen) || stale(base, &whole, self.seen);
+        match runs && !profiles::differing_keys(&base.profile, &whole).is_empty() && !anew() {
+            true => {
+                let mut least = touched.clone();
+                least.wish = news::of(&touched.wish, current);
+                news::unpinned(whole, &build(&least), &base.profile)
+            }
+            false => whole,
         }
     }
 

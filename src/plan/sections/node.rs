@@ -72,6 +72,7 @@ pub fn ovs(resolved: &NetworkState, seen: &Observation, out: &mut Sections) -> R
 
 /// A mapping names a bridge that there is and that stays.
 fn bridges_exist(ovn: &Ovn, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    let now = ovn::current(&seen.facts);
     for (i, mapping) in ovn.mappings().enumerate().filter(|(_, m)| !m.is_absent()) {
         let Some(bridge) = &mapping.bridge else { continue };
         let id = Id::in_space(bridge.clone(), Space::OvsBridge);
@@ -79,6 +80,8 @@ fn bridges_exist(ovn: &Ovn, resolved: &NetworkState, seen: &Observation) -> Resu
         let there = seen.facts.ovs.as_ref().is_some_and(|o| o.bridges.contains_key(bridge));
         let why = match wish {
             Some(wish) if !wish.is_up() => "is not up after the same document",
+            // it may have been mapped before it is made
+            None if now.get(&mapping.localnet) == Some(bridge) => continue,
             None if !there => "is no bridge of Open vSwitch on the node, nor in this document",
             _ => continue,
         };

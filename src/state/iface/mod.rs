@@ -283,6 +283,11 @@ macro_rules! kinds {
                 None
             }
 
+            /// The sections of its type.
+            pub fn sections(&self) -> &'static [&'static str] {
+                AnyKind::sections_of(self.type_name()).unwrap_or_default()
+            }
+
             fn parse(type_name: &str, sections: Map<String, Value>) -> Result<Self, Invalid> {
                 $(if type_name == <$ty>::TYPE {
                     return from_value(Value::Object(sections)).map(AnyKind::$variant);
