@@ -461,7 +461,9 @@ impl<'a> Work<'a> {
         }
         let stock = Stock::of(id, self.seen);
         self.steps.forget.extend(stock.own().map(|saved| forget(id, saved)));
-        let active = self.seen.facts.is_on(id);
+        // what NetworkManager has by itself is gone as far as it can be when it has no profile of its own
+        let bare = current.is_some_and(|c| c.kind.stays_up()) && stock.base.is_none();
+        let active = self.seen.facts.is_on(id) && !bare;
         let label = format!("interfaces[{}]", id.name);
         // a port of Open vSwitch is told by the interfaces behind it
         if id.space != Space::OvsPort

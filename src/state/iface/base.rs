@@ -175,6 +175,11 @@ pub fn pci(text: &str) -> Option<String> {
     ok.then(|| full.to_ascii_lowercase())
 }
 
+/// `MAX_VAL_LEN` of nm-setting-user.c.
+const DESCRIPTION_BYTES: usize = 8 * 1024;
+/// A file's name has 255 bytes; NetworkManager adds `.nmconnection` and, while it writes, seven more.
+const PROFILE_NAME_BYTES: usize = 235;
+
 impl Base {
     /// Keys in the order in which they are printed.
     pub const KEYS: &'static [&'static str] = &[
@@ -233,6 +238,27 @@ impl Base {
                 return Err(Invalid::new("identifier", "pci-address needs the key pci-address"));
             }
             _ => {}
+        }
+        for (key, text, most, why) in [
+            (
+                "description",
+                &self.description,
+                DESCRIPTION_BYTES,
+                "NetworkManager keeps",
+            ),
+            (
+                "profile-name",
+                &self.profile_name,
+                PROFILE_NAME_BYTES,
+                "a file's name can hold",
+            ),
+        ] {
+            if let Some(len) = text.as_ref().map(String::len).filter(|len| *len > most) {
+                return Err(Invalid::new(
+                    key,
+                    format!("it has {len} bytes, more than the {most} that {why}"),
+                ));
+            }
         }
         alt_names::validate(self.alt_names.as_deref().unwrap_or_default())
     }
