@@ -21,6 +21,8 @@ pub mod cli;
 pub mod controller;
 pub mod error;
 pub mod facts;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod journal;
 pub mod kernel;

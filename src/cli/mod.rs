@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{ErrorKind, Failure, Invalid};
 use crate::host::HostError;
@@ -201,7 +201,15 @@ fn arguments(mut given: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
 
 /// Parses the arguments and runs; prints an error once, with its causes.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
+    let name = if called_as_nmstatectl() {
+        "nmstatectl"
+    } else {
+        "netwright"
+    };
+    let matches = Cli::command()
+        .name(name)
+        .get_matches_from(arguments(std::env::args_os().collect()));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     // only fails where a provider is installed already
     let _ = rustls::crypto::ring::default_provider().install_default();
     log::init(cli.log_format, cli.verbose, cli.quiet);
@@ -261,7 +269,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(args).await?,
         Command::Apply(args) => return apply::run(args).await,
         Command::Set(args) => {
-            eprintln!("warning: `set` is the old name of `apply`");
+            eprintln!("Using 'set' is deprecated, use 'apply' instead.");
             return apply::run(args).await;
         }
         Command::Plan(args) => apply::plan(args).await?,

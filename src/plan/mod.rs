@@ -629,6 +629,9 @@ impl<'a> Work<'a> {
 
     fn bring_up(&mut self, id: &Id, touched: &Touched) {
         let made = self.make(id, touched);
+        if self.is_by_itself(id, touched, &made) {
+            return;
+        }
         if !self.rises(id, touched) {
             // a profile is put right where it lies; who is down stays down
             if made.save && made.path.is_some() {
@@ -681,6 +684,17 @@ impl<'a> Work<'a> {
         if !self.options.memory_only {
             self.forget_others(id);
         }
+    }
+
+    /// NetworkManager has it up as asked without a profile.
+    fn is_by_itself(&self, id: &Id, touched: &Touched, made: &Made) -> bool {
+        let external = self.seen.facts.device_of(id).is_some_and(|d| d.external());
+        let nothing_kept = made.keys.is_none() && touched.wish.base.profile_name.is_none();
+        touched.wish.kind.stays_up()
+            && external
+            && nothing_kept
+            && !self.sections.extra.contains_key(id)
+            && Off::of(id, touched, None, self.seen) == Off::Nothing
     }
 
     /// Ports of Open vSwitch come up with what stands above them.

@@ -33,7 +33,7 @@ const LOOSE: [&str; 7] = [
 ];
 
 /// Stands for itself in a map that does not fall apart further.
-const ALONE: [&str; 1] = ["ethernet.sr-iov"];
+const ALONE: [&str; 2] = ["ethernet.sr-iov", "macsec.offload"];
 
 /// The wish without what it repeats. What makes a link of its type stays.
 pub fn of(wish: &Interface, current: &Interface) -> Interface {

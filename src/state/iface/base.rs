@@ -19,7 +19,8 @@ pub enum State {
     Down,
     /// Gone, with its profiles.
     Absent,
-    /// Never touched.
+    /// Never touched. `unknown` is what an older `show` said of what it could not tell.
+    #[serde(alias = "unknown")]
     Ignore,
 }
 
@@ -403,10 +404,7 @@ impl Base {
             Some(Identifier::Name) | None => {}
         }
         let by_mac = *identifier == Some(Identifier::MacAddress);
-        let bytes = |text: &String| -> Option<Vec<u8>> {
-            text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
-        };
-        if let Some(mac) = mac_address.as_ref().and_then(bytes) {
+        if let Some(mac) = mac_address.as_deref().and_then(scalar::mac_bytes) {
             let (setting, key) = match by_mac {
                 true => (link_setting.unwrap_or("802-3-ethernet"), "mac-address"),
                 false => ("802-3-ethernet", "cloned-mac-address"),
