@@ -77,6 +77,16 @@ impl Invalid {
     }
 }
 
+/// What went wrong while a document was carried out, in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Failure {
+    /// Its sort.
+    pub kind: ErrorKind,
+    /// One sentence.
+    pub reason: String,
+}
+
 /// An error and all its sources on one line: `saving profile br0: property missing`.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -575,7 +575,7 @@ impl SavedProfile {
     pub fn bound_to(&self) -> Option<String> {
         match self.profile.get("802-3-ethernet", "mac-address") {
             Some(Value::Bytes(mac)) if self.interface().is_none() && !mac.is_empty() => {
-                Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"))
+                Some(crate::scalar::mac_text(mac))
             }
             _ => None,
         }

@@ -22,6 +22,8 @@ pub mod cli;
 pub mod controller;
 pub mod error;
 pub mod facts;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod installer;
 pub mod journal;

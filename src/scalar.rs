@@ -251,6 +251,16 @@ pub fn scoped(server: &str, interface: &str) -> String {
     }
 }
 
+/// Bytes of a hardware address as `AA:BB:…`.
+pub fn mac_text(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
+}
+
+/// The bytes of a hardware address; None where it is none.
+pub fn mac_bytes(text: &str) -> Option<Vec<u8>> {
+    text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
+}
+
 /// A MAC address (6 bytes, or 20 for InfiniBand) as `AA:BB:…`; None where it is none.
 pub fn mac(text: &str) -> Option<String> {
     let parts: Vec<&str> = text.split([':', '-']).collect();
@@ -289,5 +299,7 @@ mod tests {
     fn macs_are_upper_case_with_colons() {
         assert_eq!(mac("52-54-00-ab-cd-ef").unwrap(), "52:54:00:AB:CD:EF");
         assert_eq!(mac("52:54:00:ab:cd"), None);
+        assert_eq!(mac_text(&mac_bytes("52-54-00-ab-cd-ef").unwrap()), "52:54:00:AB:CD:EF");
+        assert_eq!(mac_bytes("52:xx"), None);
     }
 }

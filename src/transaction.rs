@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::error::{Invalid, chain};
+use crate::error::{ErrorKind, Invalid, chain};
 use crate::facts::Facts;
 use crate::host::{Checkpoint, Effect, Host, HostError, Step};
 use crate::metrics::{self, Round};
@@ -87,6 +87,8 @@ pub enum Outcome {
     Failed {
         /// Where.
         phase: Phase,
+        /// What sort of fault.
+        kind: ErrorKind,
         /// One sentence.
         cause: String,
     },
@@ -150,17 +152,25 @@ impl Options {
 /// Why an attempt is to be rolled back.
 struct Setback {
     phase: Phase,
+    kind: ErrorKind,
     cause: String,
     probes: Vec<ProbeResult>,
 }
 
 impl Setback {
-    fn at(phase: Phase, cause: impl Into<String>) -> Self {
+    /// Not as asked for.
+    fn unlike(kind: ErrorKind, phase: Phase, cause: String) -> Self {
         Setback {
             phase,
-            cause: cause.into(),
+            kind,
+            cause,
             probes: vec![],
         }
+    }
+
+    /// The host could not do it.
+    fn at(phase: Phase, e: &HostError) -> Self {
+        Setback::unlike(e.kind(), phase, chain(e))
     }
 }
 
@@ -186,6 +196,7 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
             match take_checkpoint(host, baseline.budget() + plan.patience, options).await {
                 Err(e) => Outcome::Failed {
                     phase: Phase::Checkpoint,
+                    kind: e.kind(),
                     cause: chain(&e),
                 },
                 Ok(checkpoint) => {
@@ -233,6 +244,7 @@ async fn decide<H: Host>(
     let seen = metrics::agent().during(Phase::Observe, host.observe()).await;
     let seen = seen.map_err(|e| Outcome::Failed {
         phase: Phase::Observe,
+        kind: e.kind(),
         cause: chain(&e),
     })?;
     let planning = metrics::agent().phase(Phase::Plan);
@@ -281,19 +293,20 @@ async fn attempt<H: Host>(
         report.warnings.extend(rest.warnings.iter().cloned());
         host.extend(checkpoint, baseline.budget() + rest.patience + VERIFY_LIMIT + MARGIN)
             .await
-            .map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
+            .map_err(|e| Setback::at(Phase::Execute, &e))?;
         let touched = std::mem::replace(plan, rest).touched;
         plan.touched.extend(touched);
         carry_out(host, plan, options).await?;
     }
     host.extend(checkpoint, baseline.budget() + MARGIN)
         .await
-        .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
+        .map_err(|e| Setback::at(Phase::Verify, &e))?;
     let eyes = Eyes(host);
     let proof = prober.prove(baseline, &plan.touched, &eyes, Round::After);
     let proof = metrics::agent().during(Phase::Probe, proof).await;
     report.probes = proof.map_err(|f| Setback {
         phase: Phase::Probe,
+        kind: ErrorKind::VerificationError,
         cause: f.cause,
         probes: f.results,
     })?;
@@ -310,16 +323,14 @@ async fn attempt<H: Host>(
         }
         None => metrics::agent().during(Phase::Commit, host.commit(checkpoint)).await,
     };
-    kept.map_err(|e| Setback::at(Phase::Commit, chain(&e)))
+    kept.map_err(|e| Setback::at(Phase::Commit, &e))
 }
 
 /// Executes one plan and waits until the node is what it promised.
 async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<(), Setback> {
     let executing = metrics::agent().phase(Phase::Execute);
     for wave in &plan.waves {
-        host.execute(wave)
-            .await
-            .map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
+        host.execute(wave).await.map_err(|e| Setback::at(Phase::Execute, &e))?;
     }
     drop(executing);
     info!(
@@ -338,11 +349,9 @@ async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<
 
 /// What of the wish could not be planned before the first plan had made what it names.
 async fn plan_rest<H: Host>(host: &H, desired: &NetworkState, options: &Options) -> Result<Plan, Setback> {
-    let seen = host
-        .observe()
-        .await
-        .map_err(|e| Setback::at(Phase::Observe, chain(&e)))?;
-    plan::plan_with(desired, &seen, options.for_plan()).map_err(|fault| Setback::at(Phase::Plan, fault.to_string()))
+    let seen = host.observe().await.map_err(|e| Setback::at(Phase::Observe, &e))?;
+    plan::plan_with(desired, &seen, options.for_plan())
+        .map_err(|fault| Setback::unlike(fault.kind, Phase::Plan, fault.to_string()))
 }
 
 /// Waits by events until the node is what was asked for. A device that failed for good ends the wait.
@@ -351,10 +360,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
     let mut last_change = begin;
     loop {
         let looking = Instant::now();
-        let seen = host
-            .observe()
-            .await
-            .map_err(|e| Setback::at(Phase::Verify, chain(&e)))?;
+        let seen = host.observe().await.map_err(|e| Setback::at(Phase::Verify, &e))?;
         let looked = looking.elapsed();
         let mut missing = verify::verify(&plan.expect, &seen);
         missing.extend(verify::coming(&plan.coming_vfs, &seen.facts));
@@ -367,7 +373,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         }
         if let Some(again) = renamed(plan).filter(|_| missing.iter().any(|d| d.path == "hostname.running")) {
             let done = host.execute(std::slice::from_ref(again)).await;
-            done.map_err(|e| Setback::at(Phase::Execute, chain(&e)))?;
+            done.map_err(|e| Setback::at(Phase::Execute, &e))?;
         }
         let patience = VERIFY.max(plan.patience);
         if (quiet >= patience && unheard.is_empty()) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
@@ -386,7 +392,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
                 shown.join("; "),
                 failed_devices(plan, &seen.facts)
             );
-            return Err(Setback::at(Phase::Verify, cause));
+            return Err(Setback::unlike(lack_of(&missing), Phase::Verify, cause));
         }
         let pause = patience.saturating_sub(quiet).min(LOOK);
         if host.changed(if unheard.is_empty() { pause } else { LOOK }).await {
@@ -394,6 +400,15 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         }
         // reading a large node keeps NetworkManager from its work: no more than half of its time
         tokio::time::sleep(looked.saturating_sub(GLANCE)).await;
+    }
+}
+
+/// The sort of fault it is that these are missing.
+fn lack_of(missing: &[verify::Difference]) -> ErrorKind {
+    let vf = |d: &verify::Difference| d.path.ends_with(".iface-name");
+    match !missing.is_empty() && missing.iter().all(vf) {
+        true => ErrorKind::SrIovVfNotFound,
+        false => ErrorKind::VerificationError,
     }
 }
 
@@ -467,7 +482,12 @@ async fn roll_back<H: Host>(
     setback: Setback,
     report: &mut Report,
 ) -> Outcome {
-    let Setback { phase, cause, probes } = setback;
+    let Setback {
+        phase,
+        kind,
+        cause,
+        probes,
+    } = setback;
     warn!(policy = options.policy, phase = phase.word(), "{cause}; rolling back");
     let undoing = metrics::agent().phase(Phase::Rollback);
     let mut undone = host.rollback(checkpoint).await;
@@ -484,7 +504,7 @@ async fn roll_back<H: Host>(
     metrics::agent().rolled_back(Some(phase));
     info!(policy = options.policy, phase = "rollback", "everything is as it was");
     if phase != Phase::Probe {
-        return Outcome::Failed { phase, cause };
+        return Outcome::Failed { phase, kind, cause };
     }
     report.probes = probes;
     let eyes = Eyes(host);
@@ -518,7 +538,7 @@ fn log_end(options: &Options, report: &Report) {
         Outcome::Refused(fault) => {
             warn!(policy, phase = "plan", "refused, nothing touched: {fault}")
         }
-        Outcome::Failed { phase, cause } => warn!(policy, phase = phase.word(), "failed after {took} ms: {cause}"),
+        Outcome::Failed { phase, cause, .. } => warn!(policy, phase = phase.word(), "failed after {took} ms: {cause}"),
         Outcome::ProbeFailed { cause } => warn!(policy, phase = "rollback", "rolled back after {took} ms: {cause}"),
         Outcome::Stuck { cause, rollback } => tracing::error!(
             policy,

@@ -1,7 +1,7 @@
 //! Every file in a folder under `tests/capture/` is a case of the capture language.
 //!
 //! `current` is the node (`tests/capture/current.yaml` where left out), `node` what templates may say of it, `capture` and `desired` are the policy.
-//! `captured` is what the captures named there find, `filled` the desired state that comes out, `error` what is said instead.
+//! `captured` is what the captures named there find, `filled` the desired state that comes out, `error` what is said instead; its `kind` is PolicyError where left out.
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,8 @@ struct Case {
     filled: Option<Value>,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
 }
 
 fn root() -> PathBuf {
@@ -63,7 +65,13 @@ fn outcome(case: &Case, current: &Value) -> Result<(Captured, Value), Invalid> {
 fn check(path: &Path, usual: &Value) -> Result<(), String> {
     let case: Case = read(path)?;
     let (captured, filled) = match (outcome(&case, case.current.as_ref().unwrap_or(usual)), &case.error) {
-        (Err(fault), Some(error)) if fault.to_string() == *error => return Ok(()),
+        (Err(fault), Some(error)) if fault.to_string() == *error => {
+            let kind = fault.kind.to_string();
+            return match case.kind.as_deref().unwrap_or("PolicyError") == kind {
+                true => Ok(()),
+                false => Err(format!("refused as {kind}")),
+            };
+        }
         (Err(fault), _) => return Err(format!("refused:\n{fault}")),
         (Ok((captured, filled)), Some(_)) => {
             return Err(format!("accepted: {} {filled}", captured.to_json()));

@@ -2,7 +2,7 @@
 //!
 //! `cards` are the node's network cards (a name, `ib…` of InfiniBand, or a map with what there is to one), `node` what else there is to it; `given`
 //! documents are applied first; `before` and `meanwhile` is what others did on the node before and after those; `desired` is the wish, planned with
-//! `options`. `lines`, `steps` and `warnings` are what is planned for it, `error` (and its `kind`) is what is said instead;
+//! `options`. `lines`, `steps` and `warnings` are what is planned for it, `error` (and its `kind`, else InvalidArgument) is what is said instead;
 //! `keys` (profile → setting.key → value) and `profiles` (profile → setting → key → value) is what NetworkManager must have stored afterwards,
 //! `files` what files hold (null: not there), `shows` (interface → part of its entry) what the node then shows; `profile` (interface → setting.key →
 //! value, null for none) and `kernel` what its profile, the kernel and the resolver have.
@@ -377,7 +377,7 @@ async fn check(path: &Path) -> Result<(), String> {
     let plan_ = match (got, &case.error) {
         (Err(fault), Some(error)) if fault.to_string() == *error => {
             let kind = fault.kind.to_string();
-            return match case.kind.as_ref().is_none_or(|want| *want == kind) {
+            return match case.kind.as_deref().unwrap_or("InvalidArgument") == kind {
                 true => Ok(()),
                 false => Err(format!("refused as {kind}")),
             };
@@ -420,7 +420,8 @@ async fn check(path: &Path) -> Result<(), String> {
         return Err(format!("{lacking:#?}"));
     }
     match apply(&host, &case.desired, &case.options).await {
-        Outcome::Unchanged => Ok(()),
+        Outcome::Unchanged if case.options.memory_only || half_done(path) => Ok(()),
+        Outcome::Unchanged => shown_is_as_it_is(&host),
         other => {
             let wish = NetworkState::from_json(case.desired).expect("parsed before");
             let again = plan_with(&wish, &host.now(), choices);
@@ -429,6 +430,39 @@ async fn check(path: &Path) -> Result<(), String> {
                 again.map(|p| (p.lines, p.waves))
             ))
         }
+    }
+}
+
+/// The fake node does not do all that a kernel does: a port follows neither its bridge's new default PVID nor a profile that is no longer
+/// in force, and what ovs-vsctl alone knows has no link.
+fn half_done(case: &Path) -> bool {
+    let cases = [
+        "bridge/default-pvid-changed.yaml",
+        "implied/freed-port-that-is-down-stays-down.yaml",
+        "ovs/ports-of-others-are-kept.yaml",
+    ];
+    cases.iter().any(|c| case.ends_with(c))
+}
+
+/// What the node shows, given back as a wish, changes nothing and is not refused.
+fn shown_is_as_it_is(host: &FakeHost) -> Result<(), String> {
+    let seen = host.now();
+    let mut shown = seen.state.clone();
+    shown.hide_secrets();
+    let again = yaml::read(&yaml::write(&shown)).and_then(NetworkState::from_json);
+    let again = again.map_err(|e| format!("what it shows is refused: {e}"))?;
+    let plan = plan::plan(&again, &seen).map_err(|e| format!("what it shows cannot be applied: {e}"))?;
+    // what is named is kept from now on: interfaces, names and rules that others made
+    let kept = [
+        ": kept by a profile of its own from now on",
+        ".link",
+        ": profile settings ipv4.routing-rules",
+    ];
+    let kept = |l: &&String| !kept.iter().any(|k| l.ends_with(k));
+    let rest: Vec<&String> = plan.lines.iter().filter(kept).collect();
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err(format!("what it shows is not as it is: {rest:#?}")),
     }
 }
 

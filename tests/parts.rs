@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use netwright::error::ErrorKind;
 use netwright::facts::Sriov;
 use netwright::host::fake::FakeHost;
 use netwright::host::{Checkpoint, Effect, Host, HostError, Observation, Step};
@@ -178,6 +179,7 @@ async fn one_that_never_comes_is_named() {
     let outcome = apply(&host, &card(3)).await;
     let Outcome::Failed {
         phase: Phase::Verify,
+        kind: ErrorKind::SrIovVfNotFound,
         cause,
     } = outcome
     else {
@@ -203,6 +205,7 @@ async fn what_follows_on_a_card_fails_with_it() {
     let outcome = apply(&host, text).await;
     let Outcome::Failed {
         phase: Phase::Plan,
+        kind: ErrorKind::InvalidArgument,
         cause,
     } = outcome
     else {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use netwright::error::ErrorKind;
 use netwright::facts::GlobalDns;
 use netwright::host::fake::FakeHost;
 use netwright::probe::Prober;
@@ -71,7 +72,7 @@ async fn whatever_fails_after_the_checkpoint_is_rolled_back() {
         let before = host.now().facts.profiles;
         let report = apply(&host, BRIDGE).await;
         assert!(
-            matches!(&report.outcome, Outcome::Failed { phase: p, cause } if *p == phase && cause.contains(what)),
+            matches!(&report.outcome, Outcome::Failed { phase: p, cause, .. } if *p == phase && cause.contains(what)),
             "{what}: {:?}",
             report.outcome
         );
@@ -101,6 +102,7 @@ async fn what_does_not_come_about_is_rolled_back_and_named() {
     match report.outcome {
         Outcome::Failed {
             phase: Phase::Verify,
+            kind: ErrorKind::VerificationError,
             cause,
         } => assert!(cause.contains("interfaces[br0]"), "{cause}"),
         other => panic!("{other:?}"),

@@ -119,11 +119,11 @@ pub fn judge(
     match &report.outcome {
         Outcome::Unchanged | Outcome::Applied => (Enacting::Success("successfully reconciled".to_owned()), None),
         Outcome::Refused(fault) => (Enacting::Failed(fault.to_string()), None),
-        Outcome::Failed { cause, phase } if !phase.touches() => (
+        Outcome::Failed { cause, phase, .. } if !phase.touches() => (
             Enacting::Retrying(format!("{}: {cause}; waiting", phase.word())),
             Some(LOOK_AGAIN),
         ),
-        Outcome::Failed { cause, phase } if tries >= config.max_retries => {
+        Outcome::Failed { cause, phase, .. } if tries >= config.max_retries => {
             (Enacting::Failed(format!("{}: {cause}", phase.word())), None)
         }
         Outcome::Failed { cause, .. } => {
@@ -174,6 +174,7 @@ pub fn attempts(report: &Report, status: &Status, generation: i64, start: Timest
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::transaction::Phase;
 
     fn config() -> Config {
@@ -222,6 +223,7 @@ mod tests {
         let failed = || {
             report(Outcome::Failed {
                 phase: Phase::Execute,
+                kind: ErrorKind::PluginFailure,
                 cause: "x".into(),
             })
         };
@@ -240,6 +242,7 @@ mod tests {
     fn what_went_well_forgives_earlier_failures() {
         let failed = report(Outcome::Failed {
             phase: Phase::Execute,
+            kind: ErrorKind::PluginFailure,
             cause: "x".into(),
         });
         let status = after(&["failed", "failed", "failed", "applied", "failed"]);
@@ -323,6 +326,7 @@ mod tests {
     fn what_could_not_begin_waits_and_is_no_attempt() {
         let failed = report(Outcome::Failed {
             phase: Phase::Observe,
+            kind: ErrorKind::PluginFailure,
             cause: "NetworkManager does not answer".into(),
         });
         let status = after(&["failed"; 5]);

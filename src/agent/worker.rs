@@ -24,7 +24,7 @@ use crate::api::{
     NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy, label_value,
 };
 use crate::capture::{self, Captured};
-use crate::error::{Invalid, chain};
+use crate::error::{ErrorKind, Invalid, chain};
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
 use crate::metrics;
@@ -582,7 +582,7 @@ impl<H: Host> Worker<H> {
 
     /// Events of an attempt that went wrong.
     fn tell_failure(&self, policy: &Policy, done: &Report, how: &Enacting, tries: usize) {
-        if let Outcome::Failed { phase, cause } = &done.outcome
+        if let Outcome::Failed { phase, cause, .. } = &done.outcome
             && phase.touches()
         {
             self.events
@@ -755,6 +755,7 @@ impl<H: Host> Worker<H> {
 pub fn blind(e: &HostError) -> Report {
     let outcome = Outcome::Failed {
         phase: Phase::Observe,
+        kind: e.kind(),
         cause: chain(e),
     };
     report(outcome, Instant::now())
@@ -766,7 +767,11 @@ pub fn crash(found: Recovered) -> Report {
     let outcome = match found.phase.unwrap_or(Phase::Execute) {
         // the node may have been off the network
         Phase::Probe => Outcome::ProbeFailed { cause },
-        phase => Outcome::Failed { phase, cause },
+        phase => Outcome::Failed {
+            phase,
+            kind: ErrorKind::Bug,
+            cause,
+        },
     };
     report(outcome, Instant::now())
 }

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 
 /// Prints three lines: what is wrong, the text, and a caret under the fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyError {
+    kind: ErrorKind,
     message: String,
     /// The line in question, or as much of it as is shown.
     line: String,
@@ -29,15 +30,24 @@ impl PolicyError {
         let plain = |c: &char| if c.is_control() || c.is_whitespace() { ' ' } else { *c };
         let line: String = text[from..end.min(at + SHOWN)].iter().map(plain).collect();
         PolicyError {
+            kind: ErrorKind::PolicyError,
             message,
             line: line.trim_end().to_owned(),
             column: at - from,
         }
     }
 
+    /// It is a word that means nothing here, rather than a wrong grammar or a search without a find.
+    pub(super) fn of_words(self) -> Self {
+        PolicyError {
+            kind: ErrorKind::InvalidArgument,
+            ..self
+        }
+    }
+
     /// The same as a fault of the document.
     pub(super) fn of_capture(&self, name: &str) -> Invalid {
-        Invalid::new(format!("capture.{name}"), self.to_string())
+        Invalid::of(self.kind, format!("capture.{name}"), self.to_string())
     }
 }
 
@@ -52,6 +62,6 @@ impl std::error::Error for PolicyError {}
 /// Without a path, which is for the caller to put `under`.
 impl From<PolicyError> for Invalid {
     fn from(e: PolicyError) -> Self {
-        Invalid::new("", e.to_string())
+        Invalid::of(e.kind, "", e.to_string())
     }
 }

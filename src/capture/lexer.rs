@@ -165,7 +165,7 @@ impl Lexer<'_> {
         if path.len() > 1 {
             let empty = path.iter().find(|s| s.name.is_empty() && !s.quoted);
             return match empty {
-                Some(s) => Err(self.source.fault(s.at, "an empty keyword in a path")),
+                Some(s) => Err(self.source.fault(s.at, "an empty keyword in a path").of_words()),
                 None => Ok(Kind::Path(path)),
             };
         }

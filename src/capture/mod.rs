@@ -167,21 +167,24 @@ fn sorted<'c>(captures: &'c Expressions, node: &Node) -> Result<Vec<(&'c str, Ex
         let mut open = vec![(*root, 0)];
         let mut way = BTreeSet::from([*root]);
         while let Some((name, seen)) = open.last_mut() {
-            let expression = &parsed[*name];
-            let fault = |at, message| expression.source.fault(at, message).of_capture(name);
+            let name = *name;
+            let expression = &parsed[name];
+            let fault = |at, message| expression.source.fault(at, message);
             let Some(parent) = expression.parents().nth(*seen).filter(|_| !done.contains(name)) else {
-                order.extend(done.insert(*name).then_some(*name));
-                way.remove(*name);
+                order.extend(done.insert(name).then_some(name));
+                way.remove(name);
                 open.pop();
                 continue;
             };
             let Some((key, _)) = parsed.get_key_value(parent.name.as_str()) else {
-                return Err(fault(parent.at, format!("there is no capture '{}'", parent.name)));
+                return Err(fault(parent.at, format!("there is no capture '{}'", parent.name)).of_capture(name));
             };
             if way.contains(key) {
                 let ring = open.iter().map(|(n, _)| *n).skip_while(|n| n != key).chain([*key]);
                 let ring = ring.collect::<Vec<_>>().join(" -> ");
-                return Err(fault(parent.at, format!("captures go in a circle: {ring}")));
+                return Err(fault(parent.at, format!("captures go in a circle: {ring}"))
+                    .of_words()
+                    .of_capture(name));
             }
             *seen += 1;
             way.insert(key);

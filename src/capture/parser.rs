@@ -227,10 +227,10 @@ fn right(source: &Source, tokens: &[Token], operator: &Token) -> Result<Right, P
             None if !replace && list_of(path).is_some() => Ok(Right::Input(path.clone())),
             None => {
                 let hint = "is a path here; put a text with dots in quotes, or begin with 'capture.'";
-                Err(source.fault(first.at, format!("'{}' {hint}", dotted(path))))
+                Err(source.fault(first.at, format!("'{}' {hint}", dotted(path))).of_words())
             }
         },
-        _ => Err(source.fault(first.at, "a value is missing here")),
+        _ => Err(source.fault(first.at, "a value is missing here").of_words()),
     }
 }
 
@@ -263,5 +263,5 @@ fn target(source: &Source, path: &[Segment]) -> Result<Target, PolicyError> {
         ),
     };
     let at = LISTS.iter().any(|list| list[0] == path[0].name) && path.len() > 1;
-    Err(source.fault(path[usize::from(at)].at, message))
+    Err(source.fault(path[usize::from(at)].at, message).of_words())
 }

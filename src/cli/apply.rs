@@ -9,6 +9,7 @@ use clap::Args;
 use super::input::{self, Document};
 use super::output;
 use crate::agent::stop_signal;
+use crate::error::{ErrorKind, Failure};
 use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
 use crate::journal::{Journal, Lock};
@@ -138,9 +139,18 @@ fn finish(report: Report, desired: &NetworkState, how: &How) -> anyhow::Result<(
         Outcome::Unchanged => eprintln!("nothing to change"),
         Outcome::Applied => eprintln!("applied in {} ms", report.duration.as_millis()),
         Outcome::Refused(fault) => return Err(fault.into()),
-        Outcome::Failed { phase, cause } => anyhow::bail!("{}: {cause}; nothing was kept", phase.word()),
+        Outcome::Failed { phase, kind, cause } => {
+            let reason = format!("{}: {cause}; nothing was kept", phase.word());
+            return Err(Failure { kind, reason }.into());
+        }
         Outcome::ProbeFailed { cause } => anyhow::bail!("{cause}; rolled back"),
-        Outcome::Stuck { cause, rollback } => anyhow::bail!("{cause}; the rollback failed: {rollback}"),
+        Outcome::Stuck { cause, rollback } => {
+            let (kind, reason) = (
+                ErrorKind::PluginFailure,
+                format!("{cause}; the rollback failed: {rollback}"),
+            );
+            return Err(Failure { kind, reason }.into());
+        }
     }
     if let Some(path) = &report.held {
         eprintln!("not committed; checkpoint {path}");

@@ -30,7 +30,9 @@ pub struct Validate {
 pub fn validate(args: &Validate) -> anyhow::Result<()> {
     let file = args.file.as_deref().unwrap_or(Path::new("-"));
     let text = input::text(file)?;
-    let document = input::Document::from_json(yaml::read(&text)?)?;
+    let document = yaml::read(&text)
+        .and_then(input::Document::from_json)
+        .map_err(input::unreadable)?;
     match &args.current {
         Some(current) => {
             let seen = Observation::from_document(&input::state(current)?);

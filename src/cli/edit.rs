@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::apply::{self, How};
+use super::input::unreadable;
 use super::show;
 use crate::journal::Lock;
 use crate::state::NetworkState;
@@ -64,7 +65,7 @@ pub async fn run(args: Edit) -> anyhow::Result<ExitCode> {
         match yaml::read(&text).and_then(NetworkState::from_json) {
             Ok(desired) => break desired,
             Err(fault) if again(&fault.to_string())? => {}
-            Err(fault) => return Err(fault.into()),
+            Err(fault) => return Err(unreadable(fault)),
         }
     };
     let _lock = Lock::take(&args.how.state_dir)?;

@@ -7,10 +7,23 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::capture::{Captured, Node, Policy};
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::host::Observation;
 use crate::state::NetworkState;
 use crate::yaml;
+
+/// A text that cannot be read as a document.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(pub Invalid);
+
+/// A fault of a text, or of a document that makes sense to read but not to do.
+pub fn unreadable(fault: Invalid) -> anyhow::Error {
+    match fault.kind {
+        ErrorKind::InvalidArgument => Unreadable(fault).into(),
+        _ => fault.into(),
+    }
+}
 
 /// Text of a file; `-` is stdin.
 pub fn text(file: &Path) -> anyhow::Result<String> {
@@ -79,7 +92,9 @@ fn node() -> Node {
 
 /// The document of a file; `-` is stdin.
 pub fn document(file: &Path) -> anyhow::Result<Document> {
-    Ok(Document::from_json(yaml::read(&text(file)?)?)?)
+    yaml::read(&text(file)?)
+        .and_then(Document::from_json)
+        .map_err(unreadable)
 }
 
 /// One state of a file, or of a policy its desiredState; `-` is stdin.
@@ -98,12 +113,12 @@ pub fn documents(files: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
     let files = if files.is_empty() { &stdin } else { files };
     let mut all = vec![];
     for file in files {
-        for json in yaml::read_many(&text(file)?)? {
-            all.push(Document::from_json(json)?);
+        for json in yaml::read_many(&text(file)?).map_err(unreadable)? {
+            all.push(Document::from_json(json).map_err(unreadable)?);
         }
     }
     if all.is_empty() {
-        return Err(Invalid::new("document", "there is nothing in it").into());
+        return Err(unreadable(Invalid::new("document", "there is nothing in it")));
     }
     Ok(all)
 }

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::error::{ErrorKind, Failure, Invalid};
+use crate::host::HostError;
 use crate::serve::Address;
-use crate::{agent, controller, log};
+use crate::{agent, controller, error, log};
 
 mod apply;
 mod autoconf;
@@ -208,7 +210,15 @@ fn arguments(mut given: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
 
 /// Parses the arguments and runs; prints an error once, with its causes.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
+    let name = if called_as_nmstatectl() {
+        "nmstatectl"
+    } else {
+        "netwright"
+    };
+    let matches = Cli::command()
+        .name(name)
+        .get_matches_from(arguments(std::env::args_os().collect()));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     // only fails where a provider is installed already
     let _ = rustls::crypto::ring::default_provider().install_default();
     log::init(cli.log_format, cli.verbose, cli.quiet);
@@ -222,15 +232,45 @@ pub fn main() -> ExitCode {
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("netwright: {}", crate::error::chain(e.as_ref()));
-            let data = e.downcast_ref::<crate::error::Invalid>().is_some();
-            if data {
-                ExitCode::from(DATA_ERROR)
-            } else {
-                ExitCode::FAILURE
-            }
+            let (line, code) = last_words(&e, called_as_nmstatectl());
+            eprintln!("{line}");
+            ExitCode::from(code)
         }
     }
+}
+
+/// What is said of an error on the way out, and the exit code. Scripts for `nmstatectl` look for the kind of a fault, and for the code of
+/// a text that cannot be read.
+fn last_words(e: &anyhow::Error, nmstatectl: bool) -> (String, u8) {
+    let text = error::chain(e.as_ref());
+    let unreadable = e.is::<input::Unreadable>();
+    let code = |data: bool| if data { DATA_ERROR } else { 1 };
+    if !nmstatectl {
+        return (format!("netwright: {text}"), code(unreadable || e.is::<Invalid>()));
+    }
+    let line = match kind_of(e) {
+        Some(kind) => format!("NmstateError: {kind}: {text}"),
+        None => format!("nmstatectl: {text}"),
+    };
+    (line, code(unreadable))
+}
+
+fn kind_of(e: &anyhow::Error) -> Option<ErrorKind> {
+    e.chain().find_map(|cause| {
+        let refused = cause.downcast_ref().map(|i: &Invalid| i.kind);
+        let unreadable = || cause.downcast_ref().map(|u: &input::Unreadable| u.0.kind);
+        let failed = || cause.downcast_ref().map(|f: &Failure| f.kind);
+        let host = || cause.downcast_ref().map(HostError::kind);
+        let forbidden = || {
+            let io: &std::io::Error = cause.downcast_ref()?;
+            (io.kind() == std::io::ErrorKind::PermissionDenied).then_some(ErrorKind::PermissionError)
+        };
+        refused
+            .or_else(unreadable)
+            .or_else(failed)
+            .or_else(host)
+            .or_else(forbidden)
+    })
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -238,7 +278,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(args).await?,
         Command::Apply(args) => return apply::run(args).await,
         Command::Set(args) => {
-            eprintln!("warning: `set` is the old name of `apply`");
+            eprintln!("Using 'set' is deprecated, use 'apply' instead.");
             return apply::run(args).await;
         }
         Command::Plan(args) => apply::plan(args).await?,
@@ -262,4 +302,71 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Version => println!("{}", env!("CARGO_PKG_VERSION")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_for_nmstatectl_find_the_kind_and_the_code_that_they_know() {
+        let of = |e: anyhow::Error| (last_words(&e, true), last_words(&e, false));
+        let refused = || Invalid::of(ErrorKind::NotSupportedError, "routes.config[0]", "no weights");
+        let failed = Failure {
+            kind: ErrorKind::VerificationError,
+            reason: "verify: br0 is missing".to_owned(),
+        };
+        let foreign = HostError::ForeignCheckpoint { path: "/1".to_owned() };
+        let cases = [
+            (
+                refused().into(),
+                "NmstateError: NotSupportedError: routes.config[0]: no weights",
+                1,
+                65,
+            ),
+            (
+                input::unreadable(Invalid::new("mtu", "a number is expected")),
+                "NmstateError: InvalidArgument: mtu: a number is expected",
+                65,
+                65,
+            ),
+            (
+                input::unreadable(refused()),
+                "NmstateError: NotSupportedError: routes.config[0]: no weights",
+                1,
+                65,
+            ),
+            (
+                failed.into(),
+                "NmstateError: VerificationError: verify: br0 is missing",
+                1,
+                1,
+            ),
+            (
+                foreign.into(),
+                "NmstateError: PluginFailure: another NetworkManager checkpoint is active (/1); its owner must commit or roll it back first",
+                1,
+                1,
+            ),
+            (
+                anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::NotFound)).context("reading a.yaml"),
+                "nmstatectl: reading a.yaml: entity not found",
+                1,
+                1,
+            ),
+            (
+                anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
+                    .context("taking the lock"),
+                "NmstateError: PermissionError: taking the lock: permission denied",
+                1,
+                1,
+            ),
+        ];
+        for (e, line, theirs, ours) in cases {
+            let (nmstatectl, netwright) = of(e);
+            assert_eq!(nmstatectl, (line.to_owned(), theirs));
+            let said = line.trim_start_matches("NmstateError: ").split_once(": ").unwrap().1;
+            assert_eq!(netwright, (format!("netwright: {said}"), ours));
+        }
+    }
 }

@@ -544,7 +544,7 @@ impl Machine {
             link.ipv4_forwarding = Some(on == 1);
         }
         if let Some(Value::Bytes(mac)) = profile.get("802-3-ethernet", "cloned-mac-address") {
-            link.mac = Some(mac.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"));
+            link.mac = Some(crate::scalar::mac_text(mac));
         }
         AnyKind::to_link(&nm_type, profile, link, &|name| index_of.get(name).copied());
         AnyKind::port_to_link(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
+use crate::error::ErrorKind;
 use crate::facts::{Device, Facts, Link, SavedProfile};
 use crate::profile::Profile;
 use crate::scalar::{Id, Space};
@@ -291,9 +292,27 @@ pub enum HostError {
         /// D-Bus object path.
         path: String,
     },
+    /// Something must be installed or started first.
+    #[error("{0}")]
+    Missing(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+impl HostError {
+    /// What sort of fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            HostError::Dbus { source, .. } => source
+                .downcast_ref()
+                .map_or(ErrorKind::PluginFailure, crate::nm::fault_kind),
+            HostError::Missing(_) => ErrorKind::DependencyError,
+            HostError::Kernel { .. } | HostError::ForeignCheckpoint { .. } | HostError::Other(_) => {
+                ErrorKind::PluginFailure
+            }
+        }
+    }
 }
 
 /// The node. `live::LiveHost` is the real one, `fake::FakeHost` a small machine for tests.

@@ -176,6 +176,14 @@ fn fec(link: &mut Ethtool, message: &[u8]) {
     );
 }
 
+/// One message as the answer to each question that we ask.
+pub(super) fn read_all(link: &mut Ethtool, message: &[u8]) {
+    let names = strings(message);
+    features(link, message, &names);
+    fec(link, message);
+    link.ring = numbers(message, &[(1, "any")]);
+}
+
 /// The names of features by bit (`ETH_SS_FEATURES`, 4).
 async fn feature_names(socket: &mut Generic) -> Option<Vec<Arc<str>>> {
     let set = nested(1, &attribute(1, &4u32.to_ne_bytes()));

@@ -164,7 +164,7 @@ impl Generic {
 }
 
 /// Takes the messages out of a datagram; Some at the end of the answer, with the error that ended it.
-fn take(datagram: &[u8], sequence: u32, answers: &mut Vec<Vec<u8>>) -> Option<Option<io::Error>> {
+pub fn take(datagram: &[u8], sequence: u32, answers: &mut Vec<Vec<u8>>) -> Option<Option<io::Error>> {
     let mut rest = datagram;
     while let Some(header) = rest.get(..16) {
         let length = number(&header[..4])? as usize;

@@ -22,6 +22,7 @@ use tracing::debug;
 use crate::facts::{Address, Facts, Link, Route, Rule, Sriov, Vf, VlanRange};
 use crate::host::HostError;
 
+pub(crate) mod bytes;
 mod ethtool;
 mod generic;
 mod monitor;
@@ -200,8 +201,7 @@ impl Kernel {
 }
 
 fn mac(bytes: &[u8]) -> Option<String> {
-    let text = bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":");
-    matches!(bytes.len(), 6 | 20).then_some(text)
+    matches!(bytes.len(), 6 | 20).then(|| crate::scalar::mac_text(bytes))
 }
 
 fn link(message: LinkMessage) -> Link {

@@ -21,7 +21,7 @@ pub async fn fill(socket: &mut Generic, facts: &mut Facts) {
 }
 
 /// `MPTCP_PM_ATTR_ADDR` (1) > IPv4 (3) or IPv6 (4), flags (6), interface index (7).
-fn endpoint(message: &[u8]) -> Option<MptcpEndpoint> {
+pub(super) fn endpoint(message: &[u8]) -> Option<MptcpEndpoint> {
     let address = Attributes::of(message).get(1)?;
     let find = |kind: u16| Attributes::of(address).get(kind);
     let v4 = || <[u8; 4]>::try_from(find(3)?).ok().map(|b| Ipv4Addr::from(b).into());

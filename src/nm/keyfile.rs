@@ -119,7 +119,7 @@ fn plain(value: &Value) -> Option<String> {
         Value::I64(v) => v.to_string(),
         Value::U64(v) => v.to_string(),
         Value::Str(v) => escape(v),
-        Value::Bytes(v) => v.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"),
+        Value::Bytes(v) => crate::scalar::mac_text(v),
         Value::Strs(v) => list(v.iter().map(|s| escape(s)).collect()),
         Value::U32s(v) => list(v.iter().map(ToString::to_string).collect()),
         Value::StrMap(_) | Value::Dict(_) | Value::Dicts(_) => return None,

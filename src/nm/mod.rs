@@ -14,6 +14,7 @@ use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, DBusError, ObjectPath, OwnedVariant, Variant};
 
+use crate::error::ErrorKind;
 use crate::facts::{Active, Device, Dns, Facts, GlobalDns, SavedProfile};
 use crate::host::HostError;
 use crate::profile::{Dict, Profile, Value};
@@ -75,6 +76,20 @@ fn error_name(e: &zbus::Error) -> Option<String> {
         zbus::Error::FDO(e) => Some(e.name().to_string()),
         zbus::Error::DBus(e) => Some(e.name().to_string()),
         _ => None,
+    }
+}
+
+/// What sort of fault NetworkManager's answer is.
+pub(crate) fn fault_kind(e: &zbus::Error) -> ErrorKind {
+    let name = error_name(e).unwrap_or_default();
+    let word = name.rsplit('.').next().unwrap_or_default();
+    match word {
+        "PermissionDenied" | "AccessDenied" | "AuthFailed" => ErrorKind::PermissionError,
+        "MissingPlugin" => ErrorKind::DependencyError,
+        // an older NetworkManager does not know a setting
+        "InvalidSetting" => ErrorKind::DependencyError,
+        _ if name.contains(".Settings.Connection.") => ErrorKind::InvalidArgument,
+        _ => ErrorKind::PluginFailure,
     }
 }
 
@@ -336,7 +351,7 @@ impl NetworkManager {
                     return done.map(|_| ()).map_err(|e| {
                         let tried = format!("activating the profile of {label}");
                         match vpn_fault(&e) {
-                            Some(why) => HostError::Other(format!("{tried}: {why}")),
+                            Some(why) => HostError::Missing(format!("{tried}: {why}")),
                             None => failed(tried)(e),
                         }
                     });

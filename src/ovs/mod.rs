@@ -126,7 +126,7 @@ fn mutations(column: &str, change: &Change) -> Vec<Value> {
 }
 
 /// Rows name one another by uuid; we by name.
-fn joined(results: &[Value]) -> Ovs {
+pub(crate) fn joined(results: &[Value]) -> Ovs {
     let rows = |at: usize| {
         let rows = results.get(at).and_then(|r| r.get("rows"));
         rows.and_then(Value::as_array).map_or(&[][..], Vec::as_slice)

@@ -15,6 +15,7 @@ use crate::state::part::{Parts, alt_names};
 pub mod companions;
 pub mod conflict;
 pub mod diff;
+pub mod news;
 pub mod offline;
 pub mod profiles;
 pub mod resolve;
@@ -95,7 +96,7 @@ pub fn check(desired: &NetworkState, seen: &Observation) -> Result<Vec<String>, 
 
 /// Whether the node's NetworkManager, and what it stands on, can do it at all.
 pub fn supported(desired: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    refuse_unsupported(&resolve::resolve(desired, seen, Options::default())?.state, seen)
+    refuse_unsupported(&mut resolve::resolve(desired, seen, Options::default())?.state, seen)
 }
 
 /// The wish laid over the node: everything that can be wrong with it was looked at.
@@ -249,13 +250,18 @@ fn vf_patience(count: usize) -> Duration {
     }
 }
 
-fn refuse_unsupported(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    for wish in resolved.interfaces.iter().filter(|i| i.is_up()) {
+fn refuse_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    for wish in resolved.interfaces.iter_mut().filter(|i| i.is_up()) {
         let label = format!("interfaces[{}]", wish.name());
         let link = seen.facts.link(wish.name());
         let kind = wish.kind.refuse_unsupported(&seen.facts);
-        kind.and_then(|()| wish.parts.refuse_unsupported(link, &seen.facts))
-            .map_err(|e| e.under(&label))?;
+        let parts = wish.parts.refuse_unsupported(link, &seen.facts).or_else(|fault| {
+            // what is so already needs nothing of the node
+            let news = news::of(wish, seen.interface(&wish.id()).ok_or(fault)?).parts;
+            wish.parts = news;
+            wish.parts.refuse_unsupported(link, &seen.facts)
+        });
+        kind.and(parts).map_err(|e| e.under(&label))?;
     }
     Ok(())
 }
@@ -490,7 +496,9 @@ impl<'a> Work<'a> {
         }
         let stock = Stock::of(id, self.seen);
         self.steps.forget.extend(stock.own().map(|saved| forget(id, saved)));
-        let active = self.seen.facts.is_on(id);
+        // what NetworkManager has by itself is gone as far as it can be when it has no profile of its own
+        let bare = current.is_some_and(|c| c.kind.stays_up()) && stock.base.is_none();
+        let active = self.seen.facts.is_on(id) && !bare;
         let label = format!("interfaces[{}]", id.name);
         // a port of Open vSwitch is told by the interfaces behind it
         if id.space != Space::OvsPort
@@ -574,7 +582,7 @@ impl<'a> Work<'a> {
         let extra = self.sections.extra.get(id).unwrap_or(&none);
         let controller = controller_of(id, self.graph, self.seen);
         let ground = Ground::of(id, touched, controller.as_ref(), extra, self.seen, self.options);
-        let profile = profiles::build(id, touched, &ground, self.seen);
+        let profile = self.build(id, touched, &ground);
         let shared = ground.base.is_some_and(SavedProfile::is_shared);
         let mut keys = ground.base.map(|b| profiles::differing_keys(&b.profile, &profile));
         if shared {
@@ -595,6 +603,35 @@ impl<'a> Work<'a> {
             keys,
             profile,
             controller,
+        }
+    }
+
+    /// The profile; nothing that the wish only repeats is made a setting of a link that runs on it.
+    fn build(&self, id: &Id, touched: &Touched, ground: &Ground<'_>) -> Profile {
+        let build = |touched: &Touched| profiles::build(id, touched, ground, self.seen);
+        let Some(current) = ground.current.filter(|_| touched.named) else {
+            return build(touched);
+        };
+        let Some(base) = ground.base else {
+            return build(touched);
+        };
+        if touched.wish.base.state == current.base.state && !current.is_up() {
+            // what is shown of an interface that is down is not what its profile keeps for later
+            let mut least = touched.clone();
+            least.wish = news::of(&touched.wish, current);
+            return build(&least);
+        }
+        let whole = build(touched);
+        let runs = self.seen.facts.running(id).is_some_and(|a| a.uuid == base.uuid());
+        // a link made anew has nothing of what it had
+        let anew = || touched.renewed || touched.recreates(self.seen) || stale(base, &whole, self.seen);
+        match runs && !profiles::differing_keys(&base.profile, &whole).is_empty() && !anew() {
+            true => {
+                let mut least = touched.clone();
+                least.wish = news::of(&touched.wish, current);
+                news::unpinned(whole, &build(&least), &base.profile)
+            }
+            false => whole,
         }
     }
 
@@ -627,6 +664,9 @@ impl<'a> Work<'a> {
 
     fn bring_up(&mut self, id: &Id, touched: &Touched) {
         let made = self.make(id, touched);
+        if self.is_by_itself(id, touched, &made) {
+            return;
+        }
         if !self.rises(id, touched) {
             // a profile is put right where it lies; who is down stays down
             if made.save && made.path.is_some() {
@@ -679,6 +719,17 @@ impl<'a> Work<'a> {
         if !self.options.memory_only {
             self.forget_others(id);
         }
+    }
+
+    /// NetworkManager has it up as asked without a profile.
+    fn is_by_itself(&self, id: &Id, touched: &Touched, made: &Made) -> bool {
+        let external = self.seen.facts.device_of(id).is_some_and(|d| d.external());
+        let nothing_kept = made.keys.is_none() && touched.wish.base.profile_name.is_none();
+        touched.wish.kind.stays_up()
+            && external
+            && nothing_kept
+            && !self.sections.extra.contains_key(id)
+            && Off::of(id, touched, None, self.seen) == Off::Nothing
     }
 
     /// Ports of Open vSwitch come up with what stands above them.

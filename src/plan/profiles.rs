@@ -9,13 +9,13 @@ use crate::host::Observation;
 use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
 use crate::state::dns::Share;
-use crate::state::iface::{AnyKind, Identifier, Interface};
+use crate::state::iface::{AnyKind, Identifier, Interface, State};
 use crate::state::part::Parts;
 use crate::state::part::ip::Ip;
 use crate::state::route::MAIN;
 
 use super::Options;
-use super::topology::Touched;
+use super::topology::{Membership, Touched};
 
 /// What node-wide sections put into one interface's profile; None leaves it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -169,10 +169,12 @@ pub fn build(id: &Id, touched: &Touched, ground: &Ground<'_>, seen: &Observation
     asked.parts.to_profile(&mut p);
     match ground.controller {
         Some(controller) => join(&id.name, controller, &mut p, seen),
+        None if stays_behind(touched) => {}
         None => leave(&mut p),
     }
+    let left = ground.controller.is_none() && p.str("connection", "master").is_some();
     let carries = |c: &Interface| c.kind.ports_carry_ip() || asked.kind.needs_controller();
-    let port = ground.controller.is_some_and(|c| !carries(c)) || id.space == Space::OvsPort;
+    let port = ground.controller.is_some_and(|c| !carries(c)) || id.space == Space::OvsPort || left;
     for ipv6 in [false, true] {
         let section = if ipv6 { "ipv6" } else { "ipv4" };
         if port {
@@ -325,6 +327,12 @@ fn join(name: &str, controller: &Interface, p: &mut Profile, seen: &Observation)
     controller.kind.port_to_profile(name, p);
 }
 
+/// It is down, and nobody asks whose port it is: its profile keeps that for later.
+fn stays_behind(touched: &Touched) -> bool {
+    let wish = &touched.wish.base;
+    touched.named && touched.member == Membership::Keeps && wish.state == Some(State::Down) && wish.controller.is_none()
+}
+
 fn leave(p: &mut Profile) {
     for key in ["master", "slave-type", "controller", "port-type"] {
         p.remove("connection", key);
@@ -460,7 +468,7 @@ const IGNORED: [(&str, &str); 8] = [
 ];
 
 /// None where the value is what NetworkManager takes for granted (nm-settings-nmcli(5)).
-fn canonical(setting: &str, key: &str, value: Option<&Value>) -> Option<Value> {
+pub fn canonical(setting: &str, key: &str, value: Option<&Value>) -> Option<Value> {
     let value = value?;
     let default = match (setting, key) {
         ("connection", "autoconnect") | ("ipv4" | "ipv6", "may-fail" | "dhcp-send-hostname") => Value::Bool(true),

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use uuid::Uuid;
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::SavedProfile;
 use crate::host::Observation;
-use crate::scalar::{Id, Space};
+use crate::scalar::{self, Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Companion, Interface, State};
 use crate::state::part::ip::Ip;
@@ -220,11 +220,27 @@ fn may_only_stay(
     }
 }
 
+/// It is in the list of ports already, down or unknown to the kernel as it may be, and nothing else is asked of it.
+fn is_port_now(controller: &Interface, port: &Id, graph: &Graph, seen: &Observation) -> bool {
+    let listed = seen.interface(&controller.id()).and_then(|c| c.kind.ports());
+    let there = listed.is_some_and(|ports| ports.contains(&port.name));
+    let current = seen.interface(port);
+    let asked = graph.get(port).filter(|t| t.named);
+    there
+        && match (asked, current) {
+            (None, None) => true,
+            (Some(t), Some(now)) => t.wish.base.state == Some(State::Down) && now.base.state == Some(State::Down),
+            _ => false,
+        }
+}
+
 /// Why a listed port cannot be claimed.
 fn claimable(controller: &Interface, port: &str, graph: &Graph, seen: &Observation) -> Result<(), String> {
     let id = Id::kernel(port);
     let makes = || controller.kind.makes_port(controller.name(), port).is_some();
     match graph.get(&id) {
+        // it is where it is
+        _ if is_port_now(controller, &id, graph, seen) => Ok(()),
         None if seen.interface(&id).is_none() && !makes() => Err(format!(
             "port '{port}' does not exist on the node and is not in this document"
         )),
@@ -285,10 +301,15 @@ fn join_controllers(graph: &mut Graph, resolved: &NetworkState, seen: &Observati
         }
         let name = wanted.clone();
         let spaces = [Id::kernel(&name), Id::in_space(&name, Space::OvsBridge)];
-        let named = spaces
+        let mut named = spaces
             .iter()
             .filter_map(|id| graph.get(id))
-            .find(|t| t.wish.kind.is_controller());
+            .filter(|t| t.wish.kind.is_controller())
+            .collect::<Vec<_>>();
+        // of a bridge of the kernel and one of Open vSwitch with one name, the one that lists it is meant
+        let lists = |t: &&Touched| t.wish.kind.ports().is_none_or(|p| p.iter().any(|p| p == port.name()));
+        named.sort_by_key(|t| !lists(t));
+        let named = named.first().copied();
         let Some(controller) = named.map(|t| &t.wish).or_else(|| seen.controller(&name)) else {
             return Err(fault(
                 match seen.link(&name).or(graph.get(&Id::kernel(&name)).map(|t| &t.wish)) {
@@ -407,7 +428,8 @@ fn foreign(wish: &Interface, port: &str, seen: &Observation) -> Result<bool, Inv
         .ovs_interface(port)
         .is_some_and(|row| row.ids.nm_uuid().is_none());
     match foreign && wish.is_up() && wish.kind.wants_no_extra_ports() {
-        true => Err(Invalid::new(
+        true => Err(Invalid::of(
+            ErrorKind::NotSupportedError,
             format!("interfaces[{}].bridge.allow-extra-ports", wish.name()),
             format!(
                 "port '{port}' was put there with ovs-vsctl or by another program; NetworkManager cannot take it out"
@@ -549,13 +571,14 @@ fn strip_ip(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) -> R
 /// Only for a link that is not there.
 fn made_up(id: &Id) -> String {
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("mac://{}", id.name).as_bytes());
-    let bytes: Vec<String> = hash.as_bytes()[..5].iter().map(|b| format!("{b:02X}")).collect();
-    format!("02:{}", bytes.join(":"))
+    format!("02:{}", scalar::mac_text(&hash.as_bytes()[..5]))
 }
 
 /// One MAC address for all: as written for the interface above or for one of the links, else that of the first link. One that is yet to be made
 /// gets the same each time: locally administered (IEEE 802, second bit of the first byte), from its name.
 fn share_mac(graph: &mut Graph, above: &Interface, links: &[Id], seen: &Observation) -> Result<(), Invalid> {
+    // what they have already asks for nothing
+    let there = seen.interface(&above.id()).is_some();
     let written: Vec<(&str, String)> = std::iter::once(above)
         .chain(
             links
@@ -563,6 +586,7 @@ fn share_mac(graph: &mut Graph, above: &Interface, links: &[Id], seen: &Observat
                 .filter_map(|id| graph.get(id).filter(|t| t.named).map(|t| &t.wish)),
         )
         .filter_map(|i| Some((i.name(), i.base.mac_address.clone()?)))
+        .filter(|(name, mac)| !(there && seen.facts.link(name).and_then(|l| l.mac.as_ref()) == Some(mac)))
         .collect();
     if let Some(((one, a), (other, b))) = written
         .iter()

@@ -295,9 +295,12 @@ pub fn from_facts(facts: &Facts) -> DnsResolver {
             of_profiles(holders.filter_map(|d| Some((d.interface.as_str(), active(d)?))))
         }
     };
+    // what interfaces have is told too, but not asked while there is a global setting
+    let global = facts.dns.global.as_ref();
+    let in_force = |of: fn(&GlobalDns) -> &Vec<String>, told: &Vec<String>| global.map_or(told, of).clone();
     let running = Dns {
-        server: Some(facts.dns.servers.clone()),
-        search: Some(facts.dns.searches.clone()),
+        server: Some(in_force(|g| &g.servers, &facts.dns.servers)),
+        search: Some(in_force(|g| &g.searches, &facts.dns.searches)),
         // NetworkManager tells servers and domains in force; options come from its configuration alone
         options: config.options.clone(),
     };
@@ -355,6 +358,21 @@ mod tests {
             dns("{server: ['fe80::1%eth0']}").runs()[0].scope.as_deref(),
             Some("eth0")
         );
+    }
+
+    #[test]
+    fn a_global_setting_is_all_that_runs() {
+        let mut facts = Facts::default();
+        facts.dns.servers = vec!["192.0.2.1".to_owned()];
+        facts.dns.searches = vec!["of-dhcp.example".to_owned()];
+        let running = |facts: &Facts| from_facts(facts).running.unwrap();
+        assert_eq!(running(&facts).server.unwrap(), ["192.0.2.1"]);
+        facts.dns.global = Some(GlobalDns {
+            servers: vec!["2001:db8::1".to_owned()],
+            ..GlobalDns::default()
+        });
+        assert_eq!(running(&facts).server.unwrap(), ["2001:db8::1"]);
+        assert_eq!(running(&facts).search, Some(vec![]));
     }
 
     #[test]

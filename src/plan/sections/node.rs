@@ -1,6 +1,6 @@
 //! Host names, and the global row of Open vSwitch: what belongs to the node as a whole and is kept outside profiles.
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::host::{Effect, Observation};
 use crate::scalar::{Id, Space};
 use crate::state::ovn::{self, Ovn};
@@ -47,7 +47,7 @@ pub fn ovs(resolved: &NetworkState, seen: &Observation, out: &mut Sections) -> R
         (None, Some(_)) => "ovn",
     };
     let Some(database) = &seen.facts.ovs else {
-        return Err(Invalid::new(section, ovs_db::SILENT));
+        return Err(Invalid::of(ErrorKind::PluginFailure, section, ovs_db::SILENT));
     };
     let now = &database.ids;
     let wish = resolved.ovs_db.clone().unwrap_or_default();
@@ -72,6 +72,7 @@ pub fn ovs(resolved: &NetworkState, seen: &Observation, out: &mut Sections) -> R
 
 /// A mapping names a bridge that there is and that stays.
 fn bridges_exist(ovn: &Ovn, resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
+    let now = ovn::current(&seen.facts);
     for (i, mapping) in ovn.mappings().enumerate().filter(|(_, m)| !m.is_absent()) {
         let Some(bridge) = &mapping.bridge else { continue };
         let id = Id::in_space(bridge.clone(), Space::OvsBridge);
@@ -79,6 +80,8 @@ fn bridges_exist(ovn: &Ovn, resolved: &NetworkState, seen: &Observation) -> Resu
         let there = seen.facts.ovs.as_ref().is_some_and(|o| o.bridges.contains_key(bridge));
         let why = match wish {
             Some(wish) if !wish.is_up() => "is not up after the same document",
+            // it may have been mapped before it is made
+            None if now.get(&mapping.localnet) == Some(bridge) => continue,
             None if !there => "is no bridge of Open vSwitch on the node, nor in this document",
             _ => continue,
         };

@@ -19,7 +19,8 @@ pub enum State {
     Down,
     /// Gone, with its profiles.
     Absent,
-    /// Never touched.
+    /// Never touched. `unknown` is what an older `show` said of what it could not tell.
+    #[serde(alias = "unknown")]
     Ignore,
 }
 
@@ -175,6 +176,11 @@ pub fn pci(text: &str) -> Option<String> {
     ok.then(|| full.to_ascii_lowercase())
 }
 
+/// `MAX_VAL_LEN` of nm-setting-user.c.
+const DESCRIPTION_BYTES: usize = 8 * 1024;
+/// A file's name has 255 bytes; NetworkManager adds `.nmconnection` and, while it writes, seven more.
+const PROFILE_NAME_BYTES: usize = 235;
+
 impl Base {
     /// Keys in the order in which they are printed.
     pub const KEYS: &'static [&'static str] = &[
@@ -233,6 +239,27 @@ impl Base {
                 return Err(Invalid::new("identifier", "pci-address needs the key pci-address"));
             }
             _ => {}
+        }
+        for (key, text, most, why) in [
+            (
+                "description",
+                &self.description,
+                DESCRIPTION_BYTES,
+                "NetworkManager keeps",
+            ),
+            (
+                "profile-name",
+                &self.profile_name,
+                PROFILE_NAME_BYTES,
+                "a file's name can hold",
+            ),
+        ] {
+            if let Some(len) = text.as_ref().map(String::len).filter(|len| *len > most) {
+                return Err(Invalid::new(
+                    key,
+                    format!("it has {len} bytes, more than the {most} that {why}"),
+                ));
+            }
         }
         alt_names::validate(self.alt_names.as_deref().unwrap_or_default())
     }
@@ -377,10 +404,7 @@ impl Base {
             Some(Identifier::Name) | None => {}
         }
         let by_mac = *identifier == Some(Identifier::MacAddress);
-        let bytes = |text: &String| -> Option<Vec<u8>> {
-            text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
-        };
-        if let Some(mac) = mac_address.as_ref().and_then(bytes) {
+        if let Some(mac) = mac_address.as_deref().and_then(scalar::mac_bytes) {
             let (setting, key) = match by_mac {
                 true => (link_setting.unwrap_or("802-3-ethernet"), "mac-address"),
                 false => ("802-3-ethernet", "cloned-mac-address"),

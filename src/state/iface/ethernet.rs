@@ -160,6 +160,10 @@ impl Kind for Ethernet {
 
     fn to_link(profile: &Profile, link: &mut Link, _index: &dyn Fn(&str) -> Option<u32>) {
         Sriov::to_link(profile, link);
+        let speed = profile.int("802-3-ethernet", "speed").filter(|s| *s > 0);
+        link.speed = speed.and_then(|s| s.try_into().ok()).or(link.speed);
+        let duplex = profile.str("802-3-ethernet", "duplex").map(str::to_owned);
+        link.duplex = duplex.or(link.duplex.take());
     }
 
     fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {

@@ -84,8 +84,7 @@ impl Section {
             InfoHsr::Port2(index) => self.port2 = name(*index),
             InfoHsr::Interlink(index) => self.interlink = name(*index),
             InfoHsr::SupervisionAddr(mac) => {
-                let text: Vec<String> = mac.iter().map(|b| format!("{b:02X}")).collect();
-                self.supervision_address = Some(text.join(":"));
+                self.supervision_address = Some(crate::scalar::mac_text(mac));
                 self.multicast_spec = mac.last().copied();
             }
             InfoHsr::Protocol(HsrProtocol::Prp) => self.protocol = Some(Protocol::Prp),

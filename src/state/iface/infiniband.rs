@@ -148,7 +148,7 @@ impl Kind for Infiniband {
         match (&s.base_iface, s.pkey) {
             (Some(base), Some(key)) if key != OWN => {
                 let right = child_name(base, key);
-                match cx.name == right {
+                match cx.name == right || !cx.new {
                     true => Ok(()),
                     false => Err(Invalid::new(
                         "name",
@@ -193,7 +193,11 @@ impl Kind for Infiniband {
         }
         match pkey {
             Some(key) if *key != OWN && (base_iface.is_some() || profile.get("infiniband", "parent").is_some()) => {
-                profile.put("infiniband", "p-key", i32::from(*key));
+                // the kernel makes any membership a full one
+                let same = |now: i64| now | i64::from(FULL) == i64::from(*key | FULL);
+                if !profile.int("infiniband", "p-key").is_some_and(same) {
+                    profile.put("infiniband", "p-key", i32::from(*key));
+                }
             }
             Some(_) => {
                 profile.remove("infiniband", "p-key");

@@ -21,6 +21,7 @@ impl Kind for Loopback {
     const NM_TYPE: &'static str = "loopback";
     const VIRTUAL: bool = false;
     const LINK_SETTING: &'static str = "loopback";
+    const STAYS_UP: bool = true;
 
     fn from_facts(_link: &Link, _facts: &Facts) -> Self {
         Loopback {}

@@ -4,7 +4,7 @@ use netlink_packet_route::link::{InfoData, InfoMacVlan, InfoMacVtap, MacVlanFlag
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Kind};
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
 use crate::scalar;
@@ -93,7 +93,11 @@ impl Section {
     /// NetworkManager has a number for it but never makes such a link (`modes` in nm-device-macvlan.c).
     fn refuse_unsupported(&self) -> Result<(), Invalid> {
         match self.mode {
-            Mode::Source => Err(Invalid::new("mode", "NetworkManager cannot make a link of mode source")),
+            Mode::Source => Err(Invalid::of(
+                ErrorKind::NotSupportedError,
+                "mode",
+                "NetworkManager cannot make a link of mode source",
+            )),
             _ => Ok(()),
         }
     }

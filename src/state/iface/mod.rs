@@ -60,6 +60,8 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     const ID_SUFFIX: &'static str = "";
     /// Made only by us, between other interfaces: nobody writes it in a document.
     const INTERNAL: bool = false;
+    /// NetworkManager has it up by itself, whatever is asked.
+    const STAYS_UP: bool = false;
     /// Keys of an interface that mean nothing here: they are left out with a warning.
     const IGNORED: &'static [&'static str] = &[];
     /// Paths of secrets below the interface: `macsec/mka-cak`. Lists are walked through, with the key by which their items
@@ -283,6 +285,11 @@ macro_rules! kinds {
                 None
             }
 
+            /// The sections of its type.
+            pub fn sections(&self) -> &'static [&'static str] {
+                AnyKind::sections_of(self.type_name()).unwrap_or_default()
+            }
+
             fn parse(type_name: &str, sections: Map<String, Value>) -> Result<Self, Invalid> {
                 $(if type_name == <$ty>::TYPE {
                     return from_value(Value::Object(sections)).map(AnyKind::$variant);
@@ -368,6 +375,11 @@ macro_rules! kinds {
             /// Nobody writes it in a document.
             pub fn is_internal(&self) -> bool {
                 match self { $(AnyKind::$variant(_) => <$ty>::INTERNAL,)* AnyKind::Other(_) => false }
+            }
+
+            /// NetworkManager has it up by itself, whatever is asked.
+            pub fn stays_up(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::STAYS_UP,)* AnyKind::Other(_) => false }
             }
 
             /// Keys of an interface that mean nothing here.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::ovs_port::{self, Bond, Vlan};
 use super::{AnyKind, Base, Companion, Context, Interface, Kind, State};
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{self, Facts, Link};
 use crate::profile::Profile;
 use crate::scalar::{self, Id, Space};
@@ -240,11 +240,15 @@ pub fn refuse_without_ovs(facts: &Facts) -> Result<(), Invalid> {
     }
     if !facts.nm_capabilities.contains(&2) {
         let why = "NetworkManager has no plug-in for Open vSwitch on this node (the package is often called NetworkManager-ovs)";
-        return Err(Invalid::new("type", why));
+        return Err(Invalid::of(ErrorKind::DependencyError, "type", why));
     }
     match facts.ovs {
         Some(_) => Ok(()),
-        None => Err(Invalid::new("type", super::super::ovs_db::SILENT)),
+        None => Err(Invalid::of(
+            ErrorKind::PluginFailure,
+            "type",
+            super::super::ovs_db::SILENT,
+        )),
     }
 }
 

@@ -82,16 +82,23 @@ fn file(name: &str, link: Option<&Link>, names: &BTreeSet<&str>) -> String {
     )
 }
 
+/// A name that udev gives by itself, at each start: `enp1s0`, `eno1`, `ens3`, `enx525400123456` (systemd.net-naming-scheme(7)).
+fn is_udevs(name: &str) -> bool {
+    let rest = ["en", "ib", "sl", "wl", "ww"].iter().find_map(|p| name.strip_prefix(p));
+    let mut rest = rest.unwrap_or_default().chars();
+    rest.next().is_some_and(|c| "bcdiopPsuvxX".contains(c)) && rest.next().is_some_and(|c| c.is_ascii_hexdigit())
+}
+
 /// Changes that give a link its names now and after a restart. `fresh`: the link is made anew and has none.
 pub fn effects(names: &[AltName], name: &str, fresh: bool, memory_only: bool, facts: &Facts) -> Vec<Effect> {
     let link = facts.link(name);
     let path = path(name);
     let before = facts.files.get(&path).map(String::as_str);
     let (wanted, unwanted) = split(names);
-    let mut stay = before.map(kept).unwrap_or_default();
-    stay.extend(&wanted);
-    stay.retain(|n| !unwanted.contains(n));
     let has = |n: &str| !fresh && link.is_some_and(|l| l.alt_names.iter().any(|a| a == n));
+    let mut stay = before.map(kept).unwrap_or_default();
+    stay.extend(wanted.iter().filter(|n| !(has(n) && is_udevs(n))));
+    stay.retain(|n| !unwanted.contains(n));
     let should = if fresh { &stay } else { &wanted };
     let add: Vec<String> = should.iter().filter(|n| !has(n)).map(|n| (*n).to_owned()).collect();
     let remove: Vec<String> = unwanted.iter().filter(|n| has(n)).map(|n| (*n).to_owned()).collect();
@@ -138,6 +145,16 @@ pub fn leftovers(name: &str, stays: bool, facts: &Facts) -> Vec<Effect> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn names_of_udev_are_known() {
+        let (of_udev, others) = (
+            ["enp1s0", "eno1", "ens3f1", "enx525400abcdef", "wlp2s0", "enP2p1s0"],
+            ["eth0", "uplink", "enough", "en", "storage"],
+        );
+        assert!(of_udev.iter().all(|n| super::is_udevs(n)));
+        assert!(!others.iter().any(|n| super::is_udevs(n)));
+    }
+
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::Part;
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{self, Facts, Feature, Link, Numbers};
 use crate::profile::{self, Profile};
 use crate::scalar;
@@ -380,12 +380,21 @@ fn features<'de, D: Deserializer<'de>>(de: D) -> Result<Option<BTreeMap<String, 
     Ok(Some(named))
 }
 
+/// What is said of what only other cards have.
+const NOT_OFFERED: &str = "the driver of this interface does not offer it";
+
 /// Refuses numbers that the driver does not know or that are beyond its limit.
 fn within(group: &str, wish: &Numbers, now: &Numbers) -> Result<(), Invalid> {
     for (word, n) in wish.iter().filter(|(word, _)| !word.ends_with("-max")) {
-        let fault = |reason: String| Err(Invalid::new(format!("{group}.{word}"), reason));
+        let fault = |reason: String| {
+            Err(Invalid::of(
+                ErrorKind::NotSupportedError,
+                format!("{group}.{word}"),
+                reason,
+            ))
+        };
         match (now.get(word), now.get(format!("{word}-max").as_str())) {
-            (None, _) => return fault("the driver of this interface does not offer it".to_owned()),
+            (None, _) => return fault(NOT_OFFERED.to_owned()),
             (_, Some(most)) if n > most => return fault(format!("{n} is more than the {most} that the hardware has")),
             _ => {}
         }
@@ -445,7 +454,8 @@ impl Part for Ethtool {
         for name in self.feature.iter().flatten().map(|(name, _)| name) {
             if feature_key(name).is_none() {
                 let path = format!("feature.{name}");
-                return Err(Invalid::new(path, "NetworkManager cannot set this feature"));
+                let reason = "NetworkManager cannot set this feature";
+                return Err(Invalid::of(ErrorKind::NotSupportedError, path, reason));
             }
         }
         if self.channels.is_some() {
@@ -475,7 +485,7 @@ impl Part for Ethtool {
             &now.channels,
         )?;
         match self.fec.is_some() && now.fec.is_empty() {
-            true => Err(Invalid::new("fec", "the driver of this interface does not offer it")),
+            true => Err(Invalid::of(ErrorKind::NotSupportedError, "fec", NOT_OFFERED)),
             false => Ok(()),
         }
     }

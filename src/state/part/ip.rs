@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{Address, Facts, Link};
 use crate::profile::{Dict, Profile};
 use crate::scalar;
@@ -371,7 +371,8 @@ impl Ip {
             }
         }
         match (self.auto_route_metric, self.prefix_route_metric) {
-            (Some(auto), Some(prefix)) if auto != prefix && auto != -1 && prefix != -1 => Err(Invalid::new(
+            (Some(auto), Some(prefix)) if auto != prefix && auto != -1 && prefix != -1 => Err(Invalid::of(
+                ErrorKind::NotSupportedError,
                 "prefix-route-metric",
                 format!("NetworkManager keeps one metric for both, and auto-route-metric is {auto}"),
             )),
@@ -381,11 +382,13 @@ impl Ip {
 
     fn no_slaac_alone(&self) -> Invalid {
         match self.dhcp {
-            Some(false) => Invalid::new(
+            Some(false) => Invalid::of(
+                ErrorKind::NotImplementedError,
                 "autoconf",
                 "NetworkManager cannot do autoconf without DHCPv6; set dhcp: true as well, or autoconf: false",
             ),
-            _ => Invalid::new(
+            _ => Invalid::of(
+                ErrorKind::NotImplementedError,
                 "autoconf",
                 "NetworkManager cannot do autoconf without DHCPv6; set dhcp: true as well",
             ),

@@ -173,7 +173,7 @@ fn address(d: &Dict) -> Option<Value> {
     let profile::Value::Bytes(bytes) = d.get("address")? else {
         return None;
     };
-    let hex = || bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":");
+    let hex = || crate::scalar::mac_text(bytes);
     let family = number(d, "address-subtype")?;
     let (subtype, text) = match (family, bytes.len()) {
         (1, 4) => (

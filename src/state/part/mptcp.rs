@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Part;
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{Facts, Link};
 use crate::profile::Profile;
 
@@ -94,7 +94,8 @@ impl Part for Mptcp {
     fn refuse_unsupported(&self, _link: Option<&Link>, facts: &Facts) -> Result<(), Invalid> {
         let used = self.address_flags.iter().flatten().next().is_some();
         match used && !facts.mptcp_enabled {
-            true => Err(Invalid::new(
+            true => Err(Invalid::of(
+                ErrorKind::NotSupportedError,
                 "address-flags",
                 "multipath TCP is switched off on this node (sysctl net.mptcp.enabled)",
             )),

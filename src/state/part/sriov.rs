@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{self, Link};
 use crate::profile::{self, Dict, Profile};
 use crate::scalar;
@@ -294,7 +294,8 @@ impl Sriov {
     /// Says what the wish leaves out but NetworkManager must be told, and refuses what the card cannot do.
     pub fn complete(&mut self, current: Option<&Sriov>) -> Result<(), Invalid> {
         let Some(now) = current else {
-            return Err(Invalid::new("", "this interface has no virtual functions to give"));
+            let why = "this interface has no virtual functions to give";
+            return Err(Invalid::of(ErrorKind::NotSupportedError, "", why));
         };
         if let (Some(total), Some(most)) = (self.total_vfs, now.max_vfs)
             && total > most

@@ -582,10 +582,7 @@ fn from_kernel(item: &InfoBond, facts: &Facts) -> Vec<(&'static str, String)> {
         InfoBond::AdSelect(v) => ("ad_select", v.to_string()),
         InfoBond::AdActorSysPrio(v) => ("ad_actor_sys_prio", v.to_string()),
         InfoBond::AdUserPortKey(v) => ("ad_user_port_key", v.to_string()),
-        InfoBond::AdActorSystem(v) => {
-            let bytes: Vec<String> = v.iter().map(|b| format!("{b:02X}")).collect();
-            ("ad_actor_system", bytes.join(":"))
-        }
+        InfoBond::AdActorSystem(v) => ("ad_actor_system", scalar::mac_text(v)),
         InfoBond::TlbDynamicLb(v) => ("tlb_dynamic_lb", v.to_string()),
         InfoBond::AdLacpActive(v) => ("lacp_active", if *v { "on" } else { "off" }.to_owned()),
         InfoBond::MissedMax(v) => ("arp_missed_max", v.to_string()),
@@ -650,13 +647,7 @@ fn to_kernel(name: &str, value: &str, index: &dyn Fn(&str) -> Option<u32>) -> Op
         "ad_select" => InfoBond::AdSelect(value.parse().ok()?),
         "ad_actor_sys_prio" => InfoBond::AdActorSysPrio(medium()?),
         "ad_user_port_key" => InfoBond::AdUserPortKey(medium()?),
-        "ad_actor_system" => {
-            let bytes: Vec<u8> = value
-                .split(':')
-                .filter_map(|b| u8::from_str_radix(b, 16).ok())
-                .collect();
-            InfoBond::AdActorSystem(bytes.try_into().ok()?)
-        }
+        "ad_actor_system" => InfoBond::AdActorSystem(scalar::mac_bytes(value)?.try_into().ok()?),
         "tlb_dynamic_lb" => InfoBond::TlbDynamicLb(on),
         "lacp_active" => InfoBond::AdLacpActive(on),
         "arp_missed_max" => InfoBond::MissedMax(small()?),

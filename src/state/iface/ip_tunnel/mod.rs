@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Context, Kind, differs};
-use crate::error::Invalid;
+use crate::error::{ErrorKind, Invalid};
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
 use crate::scalar;
@@ -360,7 +360,8 @@ impl Kind for IpTunnel {
             ));
         }
         if s.ip6tun_flags.iter().flatten().any(|f| *f == Flag::AllowLocalRemote) {
-            return Err(Invalid::new(
+            return Err(Invalid::of(
+                ErrorKind::NotSupportedError,
                 "ip-tunnel.ip6tun-flags",
                 "NetworkManager cannot set allow-local-remote",
             ));

@@ -158,7 +158,7 @@ impl Options {
                 InfoBridge::Priority(v) => stp.priority = Some(*v),
                 InfoBridge::StpState(v) => stp.enabled = Some(*v != BridgeStpState::Disabled),
                 InfoBridge::AgeingTime(v) => o.mac_ageing_time = Some(v / 100),
-                InfoBridge::GroupAddr(v) => o.group_addr = Some(mac_text(v)),
+                InfoBridge::GroupAddr(v) => o.group_addr = Some(scalar::mac_text(v)),
                 InfoBridge::GroupFwdMask(v) => {
                     o.group_forward_mask = Some((*v).into());
                     o.group_fwd_mask = o.group_forward_mask;
@@ -285,7 +285,7 @@ impl Options {
             };
             profile.put("bridge", "multicast-router", word);
         }
-        if let Some(bytes) = self.group_addr.as_ref().and_then(|t| mac_bytes(t)) {
+        if let Some(bytes) = self.group_addr.as_ref().and_then(|t| scalar::mac_bytes(t)) {
             profile.put("bridge", "group-address", bytes);
         }
         if let Some(protocol) = &self.vlan_protocol {
@@ -300,14 +300,6 @@ impl Options {
         }
         self.numbers_to_profile(profile);
     }
-}
-
-fn mac_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":")
-}
-
-fn mac_bytes(text: &str) -> Option<Vec<u8>> {
-    text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).ok()).collect()
 }
 
 /// The options that a kernel shows of a bridge made from this profile.
