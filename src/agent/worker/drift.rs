@@ -451,6 +451,7 @@ mod tests {
         status.attempts = vec![applied(start), applied(start)];
         let pause = Duration::from_secs(30);
         assert_eq!(ask(&status, &lines, true, start), Compared::Wait(pause));
+        tokio::time::advance(pause).await;
         assert_eq!(
             ask(&status, &lines, true, start + jiff::SignedDuration::from_secs(30)),
             Compared::Mend
