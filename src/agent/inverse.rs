@@ -128,7 +128,7 @@ mod tests {
 
         let secret = |key: &str| {
             state(&format!(
-                "interfaces: [{{name: m0, type: macsec, macsec: {{base-iface: eth1, encrypt: true, mka-cak: '{key}', mka-ckn: '{key}'}}}}]"
+                "interfaces: [{{name: m0, type: macsec, macsec: {{base-iface: eth1, encrypt: true, mka-cak: '{key}', mka-ckn: '0c'}}}}]"
             ))
         };
         let (a, b) = (secret(&"a1".repeat(16)), secret(&"b2".repeat(16)));

@@ -17,6 +17,20 @@ pub fn merge(old: Option<&Value>, new: Option<&Value>) -> Value {
     }
 }
 
+/// Equal as far as a merge patch can tell: a null takes a key away.
+pub fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys = a.keys().chain(b.keys());
+            let at = |map: &serde_json::Map<String, Value>, key: &String| map.get(key).cloned().unwrap_or_default();
+            keys.all(|key| same(&at(a, key), &at(b, key)))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(map), Value::Null) | (Value::Null, Value::Object(map)) => map.values().all(Value::is_null),
+        (a, b) => a == b,
+    }
+}
+
 /// Leaves out the document, and then lines of the plan, until the rest fits. Says so in the plan.
 pub fn fit(status: &mut Value) {
     if size(status) <= LIMIT {
@@ -55,6 +69,15 @@ mod tests {
         assert_eq!(merge(Some(&old), Some(&new)), want);
         assert_eq!(merge(Some(&old), None), Value::Null);
         assert_eq!(merge(None, Some(&new)), new);
+    }
+
+    #[test]
+    fn what_is_published_lacks_what_was_null() {
+        let wish = json!({"a": {"x": null, "y": [{"z": 1, "w": null}]}, "b": null});
+        assert!(same(&json!({"a": {"y": [{"z": 1}]}}), &wish));
+        assert!(!same(&json!({"a": {"y": [{"z": 2}]}}), &wish));
+        assert!(!same(&json!({"a": {"x": 1, "y": [{"z": 1}]}}), &wish));
+        assert!(same(&json!({"a": {}}), &json!({})) && !same(&json!({"a": {"x": 0}}), &json!({})));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Next, Status, Worker, plan_of};
 use crate::agent::events::Reason;
-use crate::agent::{LOOK_AGAIN, decide};
+use crate::agent::{LOOK_AGAIN, decide, patch};
 use crate::api::NodeNetworkConfigurationPolicy as Policy;
 use crate::api::condition::{self, Enacting};
 use crate::api::nnce::Drift;
@@ -241,12 +241,12 @@ impl<H: Host> Worker<H> {
         };
         let plan = plan_of(&wish, &seen);
         let lines = lines(&plan);
-        let same_wish = status.desired_state.as_ref().is_none_or(|d| *d == wish.rendered.json);
+        let published = status.desired_state.as_ref();
+        let same_wish = published.is_none_or(|published| patch::same(published, &wish.rendered.json));
         if shows {
             let failed = plan.is_err() && decide::is_final(&status, generation);
-            let told = failed
-                || same_wish && plan.is_ok() && available == lines.is_empty() && (available || status.plan == lines);
-            if told {
+            let said = available && lines.is_empty() || !available && !lines.is_empty() && status.plan == lines;
+            if failed || same_wish && plan.is_ok() && said {
                 self.drift.forget(&name);
                 return Ok(Next::Rest);
             }
@@ -259,28 +259,41 @@ impl<H: Host> Worker<H> {
         if available && !lines.is_empty() && !same_wish {
             return self.anew(policy, status, node).await;
         }
-        let mends = policy.spec.mode == Some(Mode::Enforce) && plan.is_ok();
-        let mut status = status;
+        self.follow(policy, status, node, &lines, plan.is_ok()).await
+    }
+
+    /// Tells what differs or does not any more, and puts it right where the policy says so and it can be planned.
+    async fn follow(
+        &mut self,
+        policy: &Policy,
+        mut status: Status,
+        node: &capture::Node,
+        lines: &[String],
+        planned: bool,
+    ) -> Result<Next, kube::Error> {
+        let name = policy.name_any();
+        let generation = policy.metadata.generation.unwrap_or(0);
+        let now = Timestamp::now();
         loop {
             let found = Found {
                 status: &status,
                 generation,
-                lines: &lines,
-                mends,
+                lines,
+                mends: policy.spec.mode == Some(Mode::Enforce) && planned,
             };
             match self.drift.compared(&name, &found, now) {
                 Compared::Same | Compared::Told => return Ok(Next::Rest),
                 Compared::Wait(pause) => return Ok(Next::In(pause)),
                 Compared::Mend => return self.anew(policy, status, node).await,
-                Compared::Over if available => {
+                Compared::Over if decide::is_available(&status, generation) => {
                     return self.tell_drift(policy, status, None).await.map(|_| Next::Rest);
                 }
                 // somebody else has put it right
                 Compared::Over => return self.in_place(policy, status, &[]).await,
                 Compared::Tell(drift) => {
                     if status.drift.is_none() {
-                        self.events
-                            .tell(policy, Reason::Drifted, &condition::few(&drift.differences));
+                        let what = condition::few(&drift.differences);
+                        self.events.tell(policy, Reason::Drifted, &what);
                     }
                     status = self.tell_drift(policy, status, Some(drift)).await?;
                 }
@@ -451,6 +464,7 @@ mod tests {
         status.attempts = vec![applied(start), applied(start)];
         let pause = Duration::from_secs(30);
         assert_eq!(ask(&status, &lines, true, start), Compared::Wait(pause));
+        tokio::time::advance(pause).await;
         assert_eq!(
             ask(&status, &lines, true, start + jiff::SignedDuration::from_secs(30)),
             Compared::Mend
