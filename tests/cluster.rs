@@ -1064,7 +1064,11 @@ fn bridges_are_marked_on_their_own_node_only() {
     let cluster = Cluster::up("2");
     let rights = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/components/bridge-marker/rbac.yaml");
     cluster.kubectl(&["apply", "-f", rights]);
-    must(cluster.verb("agent").args(["node01", "--bridge-marker"]));
+    must(
+        cluster
+            .verb("agent")
+            .args(["node01", "--bridge-marker", "--log-format", "json"]),
+    );
     must(&mut cluster.verb("controller"));
     let marks = |list: &str| {
         let nodes = cluster.kubectl(&["get", "node", "node01", "-o", &format!("jsonpath={{.status.{list}}}")]);
@@ -1098,6 +1102,14 @@ fn bridges_are_marked_on_their_own_node_only() {
             .kubectl(&["get", "node", "node01", "-o", "jsonpath={.status}"])
             .contains("br0")
     });
+
+    let log = cluster.log("agent-node01.log");
+    let lines: Vec<serde_json::Value> = log.lines().map(|l| serde_json::from_str(l).expect(l)).collect();
+    let of_p = |l: &serde_json::Value| l["fields"]["policy"] == "p" && l["span"]["enactment"] == "node01.p";
+    assert!(
+        lines.iter().any(|l| of_p(l) && l["fields"]["phase"] == "commit"),
+        "{log}"
+    );
 
     let bed = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/kube-apiserver.sh");
     let kubectl = must(std::process::Command::new(bed).arg("kubectl"));

@@ -159,6 +159,11 @@ fn first_true(conditions: &[Condition], order: &[&'static str]) -> Option<&'stat
 pub struct Slots(BTreeMap<String, BTreeMap<String, Timestamp>>);
 
 impl Slots {
+    /// A policy is gone.
+    pub fn forget(&mut self, policy: &str) {
+        self.0.remove(policy);
+    }
+
     /// How many slots of a policy ended since the last look while their nodes were at work, or should have begun.
     pub fn expired(&mut self, policy: &str, enactments: &[&Enactment], now: Timestamp) -> usize {
         let held = |e: &&&Enactment| e.slot.is_some_and(|slot| slot.expires > now);

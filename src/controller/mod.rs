@@ -232,6 +232,7 @@ impl Controller {
             } else {
                 self.written.remove(&name);
                 metrics::controller().forget(&name);
+                self.slots.forget(&name);
             }
             writes.extend(self.undo(&name));
         }

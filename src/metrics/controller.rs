@@ -221,6 +221,8 @@ impl Collector for Cluster {
             .nodes
             .iter()
             .flat_map(|(node, counts)| routes(node, counts.routes));
+        // thousands of nodes need not say what they have not
+        let routes = routes.filter(|(_, n)| *n > 0);
         let help = "Running routes in NodeNetworkStates";
         gauges(&mut encoder, "kubernetes_nmstate_routes", help, routes)?;
         let policies = POLICY_STATUS.map(|status| {

@@ -17,7 +17,7 @@ const LISTS: [&str; 4] = [
 ];
 
 /// What an interface has unless it is told otherwise: the kernel's numbers (`include/net/sock.h`, `net/bridge/br_device.c`, `br_multicast.c`).
-const USUAL: [(&str, i64); 21] = [
+const USUAL: [(&str, i64); 20] = [
     ("min-mtu", 68),
     ("max-mtu", 65535),
     ("group-forward-mask", 0),
@@ -38,7 +38,6 @@ const USUAL: [(&str, i64); 21] = [
     ("max-age", 20),
     ("stp-path-cost", 100),
     ("stp-priority", 32),
-    ("metric", 0),
 ];
 const USUAL_WORDS: [(&str, &str); 4] = [
     ("group-addr", "01:80:C2:00:00:00"),
@@ -93,10 +92,10 @@ fn each_interface(state: &mut Value, change: impl Fn(&mut Map<String, Value>)) {
 
 /// What is not there is off, empty, or as usual. `enabled` says so itself, and ethtool's features have no usual value.
 fn drop_usual(map: &mut Map<String, Value>) {
-    for (key, value) in map.iter_mut().filter(|(key, _)| *key != "ethtool") {
+    for (_, value) in map.iter_mut().filter(|(key, _)| *key != "ethtool") {
         match value {
             Value::Object(inner) => drop_usual(inner),
-            Value::Array(list) if key != "address" => {
+            Value::Array(list) => {
                 list.iter_mut().filter_map(Value::as_object_mut).for_each(drop_usual);
             }
             _ => {}
