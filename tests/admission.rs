@@ -408,15 +408,25 @@ fn large() -> Value {
 
 #[test]
 fn a_megabyte_is_answered() {
-    let review = review("CREATE", object(large()), Value::Null).to_string();
+    let text = review("CREATE", object(large()), Value::Null).to_string();
     let begin = Instant::now();
-    let (_, outcome) = answer(Question::Validate, review.as_bytes(), Timestamp::now()).expect("it is a review");
+    let (_, outcome) = answer(Question::Validate, text.as_bytes(), Timestamp::now()).expect("it is a review");
     println!(
         "{} bytes: {outcome:?} in {:?} (this build)",
-        review.len(),
+        text.len(),
         begin.elapsed()
     );
-    assert_eq!(outcome, Outcome::Allowed);
+    // it says that the nodes must look at how its parts go together
+    assert_eq!(outcome, Outcome::Warned);
+    let mut wrong = large();
+    wrong["desiredState"]["interfaces"][3000]["vlan"]["idd"] = json!(7);
+    let (response, outcome) = asked(Question::Validate, &review("CREATE", object(wrong), Value::Null));
+    assert_eq!(outcome, Outcome::Denied);
+    let message = response["status"]["message"].as_str().expect("a message");
+    assert!(
+        message.starts_with("spec.desiredState.interfaces[eth1.3000].vlan.idd"),
+        "{message}"
+    );
 }
 
 /// `kubectl apply` of a policy: whether it was taken, and all that was said.

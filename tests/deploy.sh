@@ -331,6 +331,8 @@ others() {
 YAML
   may_not node01 "change policies" 'cannot patch resource' patch nncp p --type merge -p '{}'
   may_not controller "read Secrets" 'cannot list resource "secrets"' get secrets -A
+  may_not controller "read another Secret" 'cannot get resource "secrets"' -n nmstate get secret other
+  may_not node01 "read the webhook's Secret" 'cannot get resource "secrets"' -n nmstate get secret netwright-webhook
   may_not controller "change a Lease of somebody else" 'cannot update resource "leases"' -n nmstate replace -f - <<'YAML'
 {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "other", "namespace": "nmstate"}}
 YAML

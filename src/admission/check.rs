@@ -26,6 +26,9 @@ const OLDEST_NM: &str = "1.42";
 /// `NM_CAPABILITY_TEAM`, `NM_CAPABILITY_OVS`.
 const ALL_PLUG_INS: [u32; 2] = [1, 2];
 
+/// Most interfaces, routes and rules that are laid over a node that is thought up. Each takes some 50 µs, and somebody waits.
+const LAID_OUT: usize = 500;
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -104,6 +107,10 @@ fn document(mut known: Known, found: &mut Findings) {
         Ok(state) => state,
         Err(fault) => return found.faults.push(known.place(fault).under(DOCUMENT)),
     };
+    if entries(&state) > LAID_OUT {
+        let what = "so many interfaces and routes that what they ask of each other is looked at on the nodes only";
+        return found.warn(DOCUMENT, what);
+    }
     let empty = offline::stage(&state);
     match plan::check(&state, &empty) {
         Ok(warnings) => {
@@ -128,6 +135,12 @@ fn document(mut known: Known, found: &mut Findings) {
             }
         },
     }
+}
+
+fn entries(state: &NetworkState) -> usize {
+    let routes = state.routes.iter().flat_map(|r| r.config.iter().flatten()).count();
+    let rules = state.route_rules.iter().flat_map(|r| r.config.iter().flatten()).count();
+    state.interfaces.len() + routes + rules
 }
 
 /// Rules about what the node has besides: other ports, other VLANs, its cards, its secrets.

@@ -16,18 +16,19 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use axum_server::tls_rustls::RustlsConfig;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 pub mod certificates;
 pub mod check;
 mod known;
 pub mod review;
+mod tls;
 
 use certificates::keeper::{self, Keeping};
 use certificates::{Knobs, Pair};
@@ -39,7 +40,6 @@ const MAX_BODY: usize = 8 << 20;
 const SIDE_BY_SIDE: usize = 4;
 /// A folder with certificates is looked at this often even if nothing is heard of it.
 const FOLDER: Duration = Duration::from_secs(60);
-const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Pause before a port that somebody else has is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
@@ -138,22 +138,21 @@ pub async fn run(config: &Config, client: Client, namespace: &str, observer: Obs
     }
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-    let listener = match std::net::TcpListener::bind(address) {
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
         // a node without IPv6
-        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => std::net::TcpListener::bind(any),
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
         bound => bound,
-    }?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    }
 }
 
 /// On the hosts' network another replica may still have the port: roll-outs go on meanwhile.
-async fn listener(address: SocketAddr) -> std::net::TcpListener {
+async fn listener(address: SocketAddr) -> TcpListener {
     let mut told = false;
     loop {
-        match listen(address) {
+        match listen(address).await {
             Ok(listener) => return listener,
             Err(e) if !std::mem::replace(&mut told, true) => {
                 tracing::warn!(phase = "webhook", "listening on {address}: {e}; trying again");
@@ -166,35 +165,30 @@ async fn listener(address: SocketAddr) -> std::net::TcpListener {
 
 /// Serves from the first certificate on, and changes over to each new one while connections go on.
 async fn served(address: SocketAddr, mut shown: watch::Receiver<Option<Pair>>, router: Router) -> anyhow::Result<()> {
-    let Ok(first) = shown.wait_for(Option::is_some).await.map(|pair| pair.clone()) else {
+    let first = shown.wait_for(Option::is_some).await.map(|pair| pair.clone());
+    let Ok(Some(first)) = first else {
         return std::future::pending().await;
     };
-    let pem = |pair: Option<Pair>| {
-        pair.map(|p| (p.certificate.into_bytes(), p.key.into_bytes()))
-            .unwrap_or_default()
-    };
-    let (certificate, key) = pem(first);
-    let tls = RustlsConfig::from_pem(certificate, key)
-        .await
-        .context("the webhook's certificate")?;
-    let server = axum_server::from_tcp_rustls(listener(address).await, tls.clone())?;
+    let (change, config) = watch::channel(tls::config(&first).context("the webhook's certificate")?);
+    let accepted = tls::accept(listener(address).await, config)?;
     tracing::info!(phase = "webhook", "admission reviews are answered on {address}");
-    let change = async {
+    let changes = async {
         while shown.changed().await.is_ok() {
-            let (certificate, key) = pem(shown.borrow_and_update().clone());
-            match tls.reload_from_pem(certificate, key).await {
-                Ok(()) => tracing::info!(phase = "webhook", "a new certificate is shown"),
-                Err(e) => tracing::warn!(phase = "webhook", "the new certificate cannot be used: {e}"),
+            let pair = shown.borrow_and_update().clone();
+            match pair.as_ref().map(tls::config) {
+                Some(Ok(config)) => {
+                    tracing::info!(phase = "webhook", "a new certificate is shown");
+                    change.send_replace(config);
+                }
+                Some(Err(e)) => tracing::warn!(phase = "webhook", "the new certificate cannot be used: {e}"),
+                None => {}
             }
         }
         std::future::pending::<()>().await;
     };
-    let served = server
-        .map(|acceptor| acceptor.handshake_timeout(HANDSHAKE))
-        .serve(router.into_make_service());
     tokio::select! {
-        end = served => end.context("answering admission reviews"),
-        () = change => Ok(()),
+        end = axum::serve(accepted, router) => end.context("answering admission reviews"),
+        () = changes => Ok(()),
     }
 }
 

@@ -58,16 +58,16 @@ pub fn answer(
 ) -> Result<(AdmissionReview<DynamicObject>, Outcome), String> {
     let review: AdmissionReview<DynamicObject> =
         serde_json::from_slice(body).map_err(|e| format!("this is no AdmissionReview: {e}"))?;
-    let request: AdmissionRequest<DynamicObject> = review
+    let mut request: AdmissionRequest<DynamicObject> = review
         .try_into()
         .map_err(|_| "this AdmissionReview has no request".to_owned())?;
     let response = AdmissionResponse::from(&request);
-    let Some(object) = request.object.as_ref().filter(|_| concerns_us(&request)) else {
+    let Some(object) = request.object.take().filter(|_| concerns_us(&request)) else {
         return Ok((response.into_review(), Outcome::Allowed));
     };
     let (response, outcome) = match question {
         Question::Validate => validate(response, &request, object),
-        Question::Mutate => (mutate(response, &request, object, now), Outcome::Allowed),
+        Question::Mutate => (mutate(response, &request, &object, now), Outcome::Allowed),
     };
     Ok((response.into_review(), outcome))
 }
@@ -89,14 +89,15 @@ fn keeps_spec(request: &AdmissionRequest<DynamicObject>, object: &DynamicObject)
 fn validate(
     mut response: AdmissionResponse,
     request: &AdmissionRequest<DynamicObject>,
-    object: &DynamicObject,
+    mut object: DynamicObject,
 ) -> (AdmissionResponse, Outcome) {
-    if keeps_spec(request, object) {
+    if keeps_spec(request, &object) {
         return (response, Outcome::Allowed);
     }
     // a name that the apiserver makes up is not there yet
     let name = object.metadata.name.as_deref().unwrap_or(&request.name);
-    let found = check::policy(name, spec(object).clone());
+    let spec = object.data.get_mut("spec").map(Value::take).unwrap_or_default();
+    let found = check::policy(name, spec);
     if !found.warnings.is_empty() {
         response.warnings = Some(found.warnings.iter().take(SHOWN).cloned().collect());
     }

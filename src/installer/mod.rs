@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(600);
 const LEFT_BEHIND: [(&str, &str); 2] = [("Secret", "netwright-webhook"), ("Lease", crate::controller::LEASE)];
 
 enum Change {
-    NMState(Event<NMState>),
+    NMState(Box<Event<NMState>>),
     Workload,
 }
 
@@ -78,7 +78,7 @@ pub async fn run(client: Client, namespace: &str, pod: &str, image: Option<Strin
     let deployments = Api::<Deployment>::namespaced(client, namespace);
     let changes = stream::select_all([
         events(installer.wishes.clone(), watcher::Config::default())
-            .map(Change::NMState)
+            .map(|event| Change::NMState(Box::new(event)))
             .boxed(),
         events(daemon_sets, ours()).map(|_| Change::Workload).boxed(),
         events(deployments, ours()).map(|_| Change::Workload).boxed(),
@@ -111,7 +111,7 @@ struct Installer {
 impl Installer {
     fn learn(&mut self, change: Change) {
         let Change::NMState(event) = change else { return };
-        match event {
+        match *event {
             Event::Init => self.listing = Some(BTreeMap::new()),
             Event::InitApply(wish) => {
                 self.listing.get_or_insert_default().insert(wish.name_any(), wish);
