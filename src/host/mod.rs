@@ -336,3 +336,24 @@ pub trait Host: Send + Sync {
     /// Names the policy of the transactions to come, for a journal.
     fn set_policy(&self, _name: &str) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bus_tells_what_sort_of_fault_it_is() {
+        let kind = |source: zbus::Error| {
+            let (tried, source) = ("saving".to_owned(), Box::new(source));
+            HostError::Dbus { tried, source }.kind()
+        };
+        let denied = zbus::fdo::Error::AccessDenied("no".to_owned());
+        assert_eq!(kind(denied.into()), ErrorKind::PermissionError);
+        assert_eq!(
+            kind(zbus::fdo::Error::Timeout("late".to_owned()).into()),
+            ErrorKind::PluginFailure
+        );
+        let plug_in = HostError::Missing("activating the profile of vpn0: install it".to_owned());
+        assert_eq!(plug_in.kind(), ErrorKind::DependencyError);
+    }
+}

@@ -625,7 +625,8 @@ impl<'a> Work<'a> {
         let runs = self.seen.facts.running(id).is_some_and(|a| a.uuid == base.uuid());
         // a link made anew has nothing of what it had
         let anew = || touched.renewed || touched.recreates(self.seen) || stale(base, &whole, self.seen);
-        match runs && !profiles::differing_keys(&base.profile, &whole).is_empty() && !anew() {
+        let stays = runs && touched.wish.is_up();
+        match stays && !profiles::differing_keys(&base.profile, &whole).is_empty() && !anew() {
             true => {
                 let mut least = touched.clone();
                 least.wish = news::of(&touched.wish, current);
