@@ -1,8 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench vm-image test-vm
+.PHONY: help build demo test lint bench bench-scale vm-image test-vm
 
 help: ## what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the netwright binary
 	cargo build
@@ -29,6 +29,11 @@ bench: ## ratios to NetworkManager's own floor, and to nmstatectl where PEER=pat
 	tests/bed/install.sh
 	if tests/bed/kube-apiserver.sh --can; then tests/bed/kube-apiserver.sh; tests/bed/kube-apiserver.sh kubectl; fi
 	cargo bench --profile release --bench netwright
+
+bench-scale: ## what a node and a policy cost: 100 and 300 agents on a real apiserver, 5,000 simulated (SIZES, SIMULATED)
+	tests/bed/install.sh
+	tests/bed/kube-apiserver.sh; tests/bed/kube-apiserver.sh kubectl
+	cargo bench --profile release --bench scale
 
 vm-image: ## the Debian 13 machine of the next target (kept in ~/.cache/netwright/vm)
 	tests/vm/image.sh

@@ -19,6 +19,7 @@ pub mod agent;
 pub mod api;
 pub mod capture;
 pub mod cli;
+pub mod clock;
 pub mod controller;
 pub mod error;
 pub mod facts;

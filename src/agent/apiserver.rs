@@ -12,10 +12,12 @@ use crate::metrics::apiserver;
 /// A watch that hears nothing for this long begins anew; the apiserver sends a bookmark about once a minute.
 const SILENCE: Duration = Duration::from_secs(120);
 
+type Connect = Arc<dyn Fn() -> kube::Result<Client> + Send + Sync>;
+
 /// The client to be used now.
 #[derive(Clone)]
 pub struct Apiserver {
-    config: kube::Config,
+    connect: Connect,
     client: Arc<watch::Sender<Client>>,
 }
 
@@ -24,8 +26,13 @@ impl Apiserver {
     pub fn new(config: kube::Config) -> kube::Result<Self> {
         let mut config = config;
         config.read_timeout = Some(SILENCE);
-        let client = Arc::new(watch::Sender::new(apiserver::client(config.clone())?));
-        Ok(Apiserver { config, client })
+        Self::with(Arc::new(move || apiserver::client(config.clone())))
+    }
+
+    /// The same for any way to connect.
+    pub fn with(connect: Connect) -> kube::Result<Self> {
+        let client = Arc::new(watch::Sender::new(connect()?));
+        Ok(Apiserver { connect, client })
     }
 
     /// The client; not to be kept across a change of the node's addresses.
@@ -35,7 +42,7 @@ impl Apiserver {
 
     /// Lets go of all connections.
     pub fn connect_anew(&self) {
-        if let Ok(client) = apiserver::client(self.config.clone()) {
+        if let Ok(client) = (self.connect)() {
             self.client.send_replace(client);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::condition::{self, Enacting, is_true};
-use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status};
+use crate::api::nnce::{Attempt, NodeNetworkConfigurationEnactmentStatus as Status, Slot};
 use crate::capture::{Captured, Expressions};
 use crate::transaction::{Outcome, Report};
 
@@ -80,10 +80,10 @@ pub fn says(status: &Status, generation: i64, how: &Enacting) -> bool {
     status.policy_generation == Some(generation) && condition::same(&conditions, &now)
 }
 
-/// There is leave to work on this generation now.
-pub fn has_slot(status: &Status, generation: i64, now: Timestamp) -> bool {
+/// There is leave to work on this generation, as far as we know: it may have been taken back meanwhile.
+pub fn has_slot(status: &Status, generation: i64) -> bool {
     let slot = status.slot.as_ref().filter(|s| s.generation == generation);
-    slot.is_some_and(|s| s.expires.parse::<Timestamp>().is_ok_and(|end| end > now))
+    slot.is_some_and(Slot::stands)
 }
 
 /// What captures found before, where that still counts: the expressions are the same, and a change began with it or found everything in

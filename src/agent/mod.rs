@@ -10,6 +10,7 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::api::condition::is_true;
@@ -26,7 +27,7 @@ use crate::serve::{self, Address};
 
 use apiserver::Apiserver;
 
-mod apiserver;
+pub mod apiserver;
 pub mod decide;
 pub mod defaults;
 mod events;
@@ -124,7 +125,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let host = host.with_journal(journal);
     match &config.policy_dir {
         Some(dir) => standalone::run(&config, dir, host, recovered).await,
-        None => in_cluster(&config, host, LiveHost::connect, recovered).await,
+        None => {
+            let cluster = cluster_config(config.kubeconfig.as_deref()).await?;
+            let apiserver = Apiserver::new(cluster.clone())?;
+            let cluster = Cluster {
+                config: cluster,
+                node: config.node_name.clone(),
+            };
+            let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), Some(cluster));
+            in_cluster(&config, apiserver, prober, host, LiveHost::connect, recovered).await
+        }
     }
 }
 
@@ -147,6 +157,8 @@ async fn recover(journal: &Journal, host: &LiveHost) -> Option<Recovered> {
 /// Does what an apiserver says: `host` for the worker, what `eyes` gives for the state that is published.
 pub async fn in_cluster<H, C>(
     config: &Config,
+    apiserver: Apiserver,
+    prober: Prober,
     host: H,
     eyes: impl Fn() -> C + Send + Sync + 'static,
     recovered: Option<Recovered>,
@@ -155,8 +167,6 @@ where
     H: Host + 'static,
     C: Future<Output = Result<H, HostError>> + Send + 'static,
 {
-    let cluster = cluster_config(config.kubeconfig.as_deref()).await?;
-    let apiserver = Apiserver::new(cluster.clone())?;
     let wake = Arc::new(Notify::new());
     let own = watcher::Config::default()
         .fields(&format!("metadata.name={}", config.node_name))
@@ -170,11 +180,6 @@ where
         enactments: watch::<NodeNetworkConfigurationEnactment>(&apiserver, mine, &wake),
     };
     tell_metrics(&stores);
-    let probes = Cluster {
-        config: cluster,
-        node: config.node_name.clone(),
-    };
-    let prober = Prober::defaults(config.probe_timeout, config.probe_dns_host.clone(), Some(probes));
     let state = Arc::new(Notify::new());
     let published = publish::Published {
         store: watch::<PartialObjectMeta<NodeNetworkState>>(&apiserver, own.clone(), &state),
@@ -186,13 +191,13 @@ where
         published,
         bridges: config.bridge_marker.then(|| mark(config, &apiserver)),
     };
-    let publisher = tokio::spawn(publisher.run(eyes));
+    // ends with us
+    let mut tasks = JoinSet::new();
+    tasks.spawn(publisher.run(eyes));
     let worker = worker::Worker::new(config.clone(), apiserver, stores, host, prober, recovered);
     info!(phase = "start", "agent of node {} is up", config.node_name);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let done = worker.run(&wake).await;
-    publisher.abort();
-    done
+    worker.run(&wake).await
 }
 
 /// Marks the bridges that the publisher tells of.

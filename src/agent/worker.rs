@@ -24,6 +24,7 @@ use crate::api::{
     NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy, label_value,
 };
 use crate::capture::{self, Captured};
+use crate::clock;
 use crate::error::{ErrorKind, Invalid, chain};
 use crate::host::{Host, HostError, Observation};
 use crate::journal::Recovered;
@@ -47,6 +48,10 @@ const CALL: Duration = Duration::from_secs(10);
 const WORK: SignedDuration = SignedDuration::from_secs(60);
 /// How often the slot is renewed while work goes on.
 const RENEW: Duration = Duration::from_secs(20);
+/// By how much a renewal puts off the end of the slot at least.
+const LEAST: SignedDuration = SignedDuration::from_secs(1);
+/// Pause before something that did not work is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 /// After this long without a slot the enactment says what it waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -232,12 +237,8 @@ impl<H: Host> Worker<H> {
             return Some(seen);
         };
         // the slot is the controller's to write, the rest is ours
-        let newer_slot = seen
-            .slot
-            .clone()
-            .filter(|s| ours.slot.as_ref().is_none_or(|o| s.granted > o.granted));
         Some(Status {
-            slot: newer_slot.or_else(|| ours.slot.clone()),
+            slot: seen.slot.clone(),
             conditions: self.conditions(&seen, ours),
             ..ours.clone()
         })
@@ -317,7 +318,7 @@ impl<H: Host> Worker<H> {
             .get(&name)
             .filter(|(g, since)| *g == generation && since.elapsed() < PATIENCE);
         if let Some((_, since)) = asked
-            && !decide::has_slot(&status, generation, Timestamp::now())
+            && !decide::has_slot(&status, generation)
         {
             return Ok(Next::In(PATIENCE.saturating_sub(since.elapsed())));
         }
@@ -325,7 +326,7 @@ impl<H: Host> Worker<H> {
     }
 
     async fn attempt(&mut self, policy: &Policy, status: Status, node: &capture::Node) -> Result<Next, kube::Error> {
-        let start = Timestamp::now();
+        let start = clock::now();
         let begin = Instant::now();
         let mut status = status;
         if status.policy_generation != policy.metadata.generation {
@@ -362,16 +363,10 @@ impl<H: Host> Worker<H> {
             let message = format!("mode is Plan: {} differences, nothing is changed", plan.lines.len());
             return self.finish(policy, status, &Enacting::Planned(message)).await;
         }
-        if !decide::has_slot(&status, policy.metadata.generation.unwrap_or(0), start) {
+        if !decide::has_slot(&status, policy.metadata.generation.unwrap_or(0)) {
             return self.ask_for_slot(policy, status).await;
         }
-        if let Some((_, since)) = self.waiting.remove(&policy.name_any()) {
-            metrics::agent().slot_granted(since.elapsed());
-        }
         let mut status = status;
-        if let Some(slot) = &mut status.slot {
-            slot.expires = (start + WORK).to_string();
-        }
         let before = status.revert_state.clone();
         match self.inverse(&policy.name_any(), &status, &state, &seen) {
             Ok(inverse) => status.revert_state = Some(inverse),
@@ -381,7 +376,13 @@ impl<H: Host> Worker<H> {
                 "it could not be undone: {why}"
             ),
         }
-        let mut status = self.write(policy, status, &Enacting::Progressing).await?;
+        let generation = policy.metadata.generation.unwrap_or(0);
+        let Some(mut status) = self.begin(policy, status, &Enacting::Progressing, generation).await? else {
+            return Ok(Next::In(AGAIN)); // what came in between wakes us earlier
+        };
+        if let Some((_, since)) = self.waiting.remove(&policy.name_any()) {
+            metrics::agent().slot_granted(since.elapsed());
+        }
         self.host.set_policy(&policy.name_any());
         let options = Options {
             policy: policy.name_any(),
@@ -438,6 +439,32 @@ impl<H: Host> Worker<H> {
         Ok(inverse::published(&all))
     }
 
+    /// Says that work begins, on condition that the slot was not taken back meanwhile. None where something came in between.
+    async fn begin(
+        &mut self,
+        policy: &Policy,
+        status: Status,
+        how: &Enacting,
+        generation: i64,
+    ) -> Result<Option<Status>, kube::Error> {
+        let name = nnce::name(&self.config.node_name, &policy.name_any());
+        let seen = self.stores.enactments.get(&ObjectRef::new(&name));
+        let slot = seen.as_ref().and_then(|e| e.status.as_ref()?.slot.clone());
+        let status = Status {
+            slot: slot.map(renewed),
+            ..status
+        };
+        if !decide::has_slot(&status, generation) {
+            return Ok(None);
+        }
+        let version = seen.and_then(|e| e.resource_version());
+        match self.write_to(policy, status, how, version).await {
+            Ok(status) => Ok(Some(status)),
+            Err(kube::Error::Api(e)) if e.code == 409 || e.code == 404 => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Connects anew where an address of the node is gone.
     async fn follow_addresses(&self, before: &Observation) {
         let Ok(now) = self.host.observe().await else { return };
@@ -452,16 +479,15 @@ impl<H: Host> Worker<H> {
     async fn renew(&self, policy: &Policy, status: &Status) -> std::convert::Infallible {
         let api: Api<Enactment> = Api::all(self.apiserver.now());
         let name = nnce::name(&self.config.node_name, &policy.name_any());
+        let mut slot = status.slot.clone().unwrap_or_default();
+        let mut pause = RENEW;
         loop {
-            sleep(RENEW).await;
-            let expires = (Timestamp::now() + WORK).to_string();
-            let slot = status.slot.clone().map(|slot| nnce::Slot { expires, ..slot });
-            let patch = json!({ "status": { "slot": slot } });
-            let _ = timeout(
-                CALL,
-                api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)),
-            )
-            .await;
+            sleep(pause).await;
+            slot = renewed(slot);
+            let patch = json!({ "status": { "slot": { "expires": slot.expires } } });
+            let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+            let done = timeout(CALL, api.patch_status(&name, &params, &patch)).await;
+            pause = if matches!(done, Ok(Ok(_))) { RENEW } else { AGAIN };
         }
     }
 
@@ -523,20 +549,12 @@ impl<H: Host> Worker<H> {
                 Next::In(PATIENCE.saturating_sub(since.elapsed()))
             });
         }
-        self.write(
-            policy,
-            Status {
-                slot: status.slot.clone(),
-                ..status
-            },
-            &Enacting::Pending(message),
-        )
-        .await?;
+        self.write(policy, status, &Enacting::Pending(message)).await?;
         Ok(Next::In(PATIENCE))
     }
 
     async fn crashed(&mut self, policy: &Policy, status: Status, found: Recovered) -> Result<Next, kube::Error> {
-        self.report(policy, status, Timestamp::now(), &crash(found)).await
+        self.report(policy, status, clock::now(), &crash(found)).await
     }
 
     /// Publishes how an attempt went.
@@ -607,9 +625,20 @@ impl<H: Host> Worker<H> {
 
     /// Writes a status until it is delivered: the result of a change must not be lost because the apiserver is away.
     async fn write(&mut self, policy: &Policy, status: Status, how: &Enacting) -> Result<Status, kube::Error> {
+        self.write_to(policy, status, how, None).await
+    }
+
+    /// The same; refused where `version` is given and the enactment is at another one.
+    async fn write_to(
+        &mut self,
+        policy: &Policy,
+        status: Status,
+        how: &Enacting,
+        version: Option<String>,
+    ) -> Result<Status, kube::Error> {
         let name = policy.name_any();
         let generation = policy.metadata.generation;
-        let now = Timestamp::now().to_string();
+        let now = clock::now().to_string();
         let mut status = Status {
             policy_generation: generation,
             observed_generation: generation,
@@ -623,19 +652,23 @@ impl<H: Host> Worker<H> {
             conditions.push(condition::drifted(differences, &status.conditions, &now));
         }
         status.conditions = conditions;
-        if let Some(slot) = status.slot.as_mut().filter(|_| done) {
-            // whoever has to work again asks again
-            slot.expires.clone_from(&now);
-        }
         let before = self.status(&name).unwrap_or_default();
         metrics::agent().conditions(&before.conditions, &status.conditions);
         let mut ours = json!({
             "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
             "desiredState": status.desired_state, "capturedStates": status.captured_states,
-            "plan": status.plan, "probes": status.probes, "attempts": status.attempts, "slot": status.slot,
+            "plan": status.plan, "probes": status.probes, "attempts": status.attempts,
             "drift": status.drift, "revertState": status.revert_state, "onDelete": status.on_delete,
             "features": status.features,
         });
+        match how {
+            Enacting::Progressing | Enacting::Reverting => {
+                ours["slot"] = json!({ "expires": status.slot.as_ref().map(|slot| &slot.expires) });
+            }
+            Enacting::Pending(_) | Enacting::Retrying(_) => {}
+            // given back; whoever has to work again asks again
+            _ => ours["slot"] = Value::Null,
+        }
         patch::fit(&mut ours);
         for (key, old) in [
             ("desiredState", &before.desired_state),
@@ -644,7 +677,11 @@ impl<H: Host> Worker<H> {
         ] {
             ours[key] = patch::merge(old.as_ref(), Some(&ours[key]));
         }
-        let body = json!({ "status": ours });
+        let conditional = version.is_some();
+        let body = match version {
+            Some(version) => json!({ "metadata": { "resourceVersion": version }, "status": ours }),
+            None => json!({ "status": ours }),
+        };
         let object = nnce::name(&self.config.node_name, &name);
         let api: Api<Enactment> = Api::all(self.apiserver.now());
         let mut pause = Duration::from_millis(100);
@@ -654,8 +691,8 @@ impl<H: Host> Worker<H> {
             match timeout(CALL, api.patch_status(&object, &PatchParams::default(), &patch)).await {
                 Ok(Ok(_)) => break,
                 // nobody waits for the result of a policy that is gone
-                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !self.exists(policy) => break,
-                Ok(Err(kube::Error::Api(e))) if e.code == 404 => self.create(policy, false).await?,
+                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !conditional && !self.exists(policy) => break,
+                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !conditional => self.create(policy, false).await?,
                 Ok(Err(kube::Error::Api(e))) if (400..500).contains(&e.code) && e.code != 429 => {
                     return Err(kube::Error::Api(e));
                 }
@@ -749,6 +786,14 @@ impl<H: Host> Worker<H> {
             _ => Ok(()),
         }
     }
+}
+
+/// Lasts longer than before, whatever our clock says: a renewal must be seen as one.
+fn renewed(slot: nnce::Slot) -> nnce::Slot {
+    let usual = clock::now() + WORK;
+    let least = slot.expires.parse().map(|end: Timestamp| end + LEAST);
+    let expires = least.map_or(usual, |least| least.max(usual)).to_string();
+    nnce::Slot { expires, ..slot }
 }
 
 /// The node could not be read.

@@ -2,19 +2,23 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::clock;
 
 const DURATION: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
 /// How often those that wait look.
 const LOOK: Duration = Duration::from_secs(2);
-/// Without a renewal for this long we stop, well before others may start.
+/// Pause before a renewal that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// So long after we sent the last renewal that went well we stop, before others may start.
 const GIVE_UP: Duration = Duration::from_secs(12);
 const CALL: Duration = Duration::from_secs(4);
 
@@ -44,17 +48,18 @@ impl Election {
         }
     }
 
-    /// Returns when we lead.
-    pub async fn win(&self) {
+    /// Returns when we lead: since when, at the earliest.
+    pub async fn win(&self) -> Instant {
         let mut seen: Option<Seen> = None;
         let mut told = String::new();
         loop {
+            let asked = Instant::now();
             match self.try_to_win(&mut seen).await {
                 // ready to lead, or to follow
                 Ok(won) => {
                     crate::serve::health().ready();
                     if won {
-                        return;
+                        return asked;
                     }
                     told.clear();
                 }
@@ -99,28 +104,40 @@ impl Election {
         Ok(false)
     }
 
-    /// Renews for as long as we lead; returns why we do not any more.
-    pub async fn hold(&self) -> anyhow::Error {
-        let mut renewed = Instant::now();
+    /// Renews for as long as we lead, which began at `renewed`; returns why we do not any more.
+    pub async fn hold(&self, mut renewed: Instant) -> anyhow::Error {
+        let mut pause = RENEW;
+        let mut failed = anyhow!("no answer");
         loop {
-            sleep(RENEW).await;
-            match self.renew().await {
-                Ok(()) => renewed = Instant::now(),
-                Err(e) if renewed.elapsed() > GIVE_UP - CALL => return e.context("lost the lease"),
-                Err(e) => tracing::warn!("renewing the lease: {}", crate::error::chain(e.as_ref())),
+            let end = renewed + GIVE_UP;
+            let asked = Instant::now() + pause;
+            let tried = timeout_at(end, async {
+                sleep(pause).await;
+                self.renew().await
+            });
+            match tried.await {
+                Err(_) => return failed.context("lost the lease"),
+                Ok(Ok(None)) => (renewed, pause) = (asked, RENEW),
+                Ok(Ok(Some(other))) => return anyhow!("lost the lease: {other} leads now"),
+                Ok(Err(e)) => {
+                    tracing::warn!("renewing the lease: {}", crate::error::chain(e.as_ref()));
+                    (failed, pause) = (e, AGAIN);
+                }
             }
         }
     }
 
-    async fn renew(&self) -> anyhow::Result<()> {
+    /// Gives who leads in our place, if somebody does.
+    async fn renew(&self) -> anyhow::Result<Option<String>> {
         let lease = self.get().await?.context("the lease is gone")?;
         if holder(&lease) != self.identity {
-            bail!("{} leads now", holder(&lease));
+            return Ok(Some(holder(&lease).to_owned()));
         }
-        if !self.write(Some(lease)).await? {
-            bail!("somebody else wrote it");
-        }
-        Ok(())
+        self.write(Some(lease))
+            .await?
+            .then_some(())
+            .context("somebody else wrote it")?;
+        Ok(None)
     }
 
     /// Lets go, so that another one need not wait for the end.
@@ -152,7 +169,7 @@ impl Election {
             spec: None,
         });
         let spec = lease.spec.get_or_insert_default();
-        take(spec, &self.identity, Timestamp::now());
+        take(spec, &self.identity, clock::now());
         let params = PostParams::default();
         let written = async {
             match create {

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use futures::future::join_all;
 use futures::stream::{self, Stream, StreamExt};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
@@ -26,6 +26,7 @@ use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::{Slot, UNDO};
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy};
+use crate::clock;
 use crate::installer;
 use crate::metrics::{self, Role};
 use crate::serve::{self, Address};
@@ -39,7 +40,7 @@ use rollout::{Decision, decide, undoing};
 use world::{Change, Enactment, Policy, World};
 
 /// How long a node may take before it must say that it is still at work.
-const SLOT: Duration = Duration::from_secs(60);
+const SLOT: SignedDuration = SignedDuration::from_secs(60);
 /// Least time between two writes of one policy's status, first and last ones aside.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a write that failed is tried again.
@@ -75,7 +76,7 @@ pub struct Config {
     pub admission: admission::Config,
 }
 
-/// Leads when it can, until it is told to stop. One that loses the Lease forgets everything and stands again.
+/// Leads when it can, until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut cluster = cluster_config(config.kubeconfig.as_deref()).await?;
     // kube would try again for minutes, unseen; we decide anew instead
@@ -91,30 +92,32 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         &config.namespace,
         Arc::new(|outcome, took| metrics::controller().admitted(outcome, took)),
     );
-    let election = lease::Election::new(client.clone(), LEASE, &config.namespace, &config.identity);
-    let work = async {
-        loop {
-            election.win().await;
-            tracing::info!(phase = "lead", "{} leads", config.identity);
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-            let nodes = census::Nodes::default();
-            let lost = tokio::select! {
-                lost = election.hold() => lost,
-                end = Controller::new(client.clone(), nodes.clone()).run() => return end,
-                // nobody asks for the counts where there are no metrics
-                () = nodes.clone().follow(client.clone()), if config.metrics_address.0.is_some() => bail!("the watch of NodeNetworkStates ended"),
-            };
-            metrics::controller().follow();
-            tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
-        }
-    };
     tokio::select! {
-        end = work => end,
+        end = lead(&client, &config) => end,
         end = webhook => end,
         () = stop_signal() => {
-            election.release().await;
+            lease::Election::new(client, LEASE, &config.namespace, &config.identity).release().await;
             Ok(())
         }
+    }
+}
+
+/// Leads when it can, for ever. One that loses the Lease forgets everything and stands again.
+pub async fn lead(client: &Client, config: &Config) -> anyhow::Result<()> {
+    let election = lease::Election::new(client.clone(), LEASE, &config.namespace, &config.identity);
+    loop {
+        let since = election.win().await;
+        tracing::info!(phase = "lead", "{} leads", config.identity);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let nodes = census::Nodes::default();
+        let lost = tokio::select! {
+            lost = election.hold(since) => lost,
+            end = Controller::new(client.clone(), nodes.clone()).run() => return end,
+            // nobody asks for the counts where there are no metrics
+            () = nodes.clone().follow(client.clone()), if config.metrics_address.0.is_some() => bail!("the watch of NodeNetworkStates ended"),
+        };
+        metrics::controller().follow();
+        tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
     }
 }
 
@@ -122,11 +125,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 async fn install(config: &Config, client: Client) -> anyhow::Result<()> {
     let election = lease::Election::new(client.clone(), LEASE_INSTALLER, &config.namespace, &config.identity);
     let work = async {
-        election.win().await;
+        let since = election.win().await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let image = config.image.clone();
         tokio::select! {
-            lost = election.hold() => Err(lost),
+            lost = election.hold(since) => Err(lost),
             end = installer::run(client, &config.namespace, &config.identity, image) => end,
         }
     };
@@ -154,6 +157,7 @@ struct Controller {
     written: BTreeMap<String, Written>,
     // when to look at a policy again without an event
     wake: BTreeMap<String, Instant>,
+    begin: (Timestamp, Instant),
     // for the metrics
     nodes_hold: census::Nodes,
     slots: census::Slots,
@@ -176,6 +180,7 @@ impl Controller {
             world: World::default(),
             written: BTreeMap::new(),
             wake: BTreeMap::new(),
+            begin: (clock::now(), Instant::now()),
             nodes_hold,
             slots: census::Slots::default(),
         }
@@ -196,7 +201,7 @@ impl Controller {
         loop {
             let wake = self.wake.values().min().copied();
             tokio::select! {
-                some = changes.next() => some.context("the watches ended")?.into_iter().for_each(|c| self.world.apply(c)),
+                some = changes.next() => some.context("the watches ended")?.into_iter().for_each(|c| self.learn(c)),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.touch_awakened(),
                 Some(ask) = asks.recv(), if self.world.complete() => drop(ask.send(census::take(&self.world, &self.nodes_hold))),
             }
@@ -204,6 +209,17 @@ impl Controller {
                 self.work().await;
             }
         }
+    }
+
+    /// The time by a clock that nobody sets: slots end by it.
+    fn steady(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.begin.1.elapsed()).unwrap_or(SignedDuration::MAX);
+        self.begin.0.saturating_add(passed).unwrap_or(Timestamp::MAX)
+    }
+
+    fn learn(&mut self, change: Change) {
+        self.world.now = self.steady();
+        self.world.apply(change);
     }
 
     fn touch_awakened(&mut self) {
@@ -239,8 +255,8 @@ impl Controller {
         let answers = join_all(writes.iter().map(|write| self.send(write))).await;
         for (write, answer) in writes.iter().zip(answers) {
             match answer {
-                Ok(Answer::Policy(object)) => self.world.apply(Change::Policy(Event::Apply(*object))),
-                Ok(Answer::Enactment(object)) => self.world.apply(Change::Enactment(Event::Apply(*object))),
+                Ok(Answer::Policy(object)) => self.learn(Change::Policy(Event::Apply(*object))),
+                Ok(Answer::Enactment(object)) => self.learn(Change::Enactment(Event::Apply(*object))),
                 Ok(Answer::Done) => {}
                 Err(e) => {
                     tracing::warn!(policy = write.policy(), "{write}: {}", crate::error::chain(e.as_ref()));
@@ -254,7 +270,7 @@ impl Controller {
         let Some(policy) = self.world.policy(name) else {
             return vec![];
         };
-        let now = Timestamp::now();
+        let now = self.steady();
         let enactments = self.world.enactments(name);
         let decision = decide(policy, self.world.nodes(), &enactments, now);
         let (held, allowed) = decision.slots;
@@ -273,8 +289,9 @@ impl Controller {
             .aborts
             .iter()
             .map(|e| Write::Abort((*e).clone(), policy.generation, message.clone()));
-        let mut writes: Vec<Write> = grants.chain(aborts).collect();
-        if let Some(status) = changed_status(policy, &decision, now) {
+        let take_back = decision.take_back.iter().map(|e| Write::TakeBack((*e).clone()));
+        let mut writes: Vec<Write> = grants.chain(aborts).chain(take_back).collect();
+        if let Some(status) = changed_status(policy, &decision, clock::now()) {
             match status_due(self.written.get(name), policy, decision.terminal) {
                 Some(due) => wake_at(&mut self.wake, name, due),
                 None => {
@@ -297,10 +314,12 @@ impl Controller {
             return vec![];
         }
         let max = spec.and_then(|spec| spec.max_unavailable.as_ref());
-        let now = Timestamp::now();
-        let (grants, wake) = undoing(max, &self.world.left_behind(name), now);
-        let writes = grants.iter().map(|e| Write::Grant((*e).clone(), UNDO)).collect();
-        if let Some(at) = wake {
+        let now = self.steady();
+        let undoing = undoing(max, &self.world.left_behind(name), now);
+        let grants = undoing.grants.iter().map(|e| Write::Grant((*e).clone(), UNDO));
+        let take_back = undoing.take_back.iter().map(|e| Write::TakeBack((*e).clone()));
+        let writes = grants.chain(take_back).collect();
+        if let Some(at) = undoing.wake {
             let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             wake_at(&mut self.wake, name, Instant::now() + left);
         }
@@ -320,7 +339,25 @@ impl Controller {
                         node = e.node,
                         "slot granted for generation {generation}"
                     );
-                    let patch = json!({"status": {"slot": slot(*generation, Timestamp::now())}});
+                    // decided on what was known of it, which may not hold any more
+                    let patch = json!({
+                        "metadata": {"resourceVersion": e.resource_version},
+                        "status": {"slot": slot(*generation, clock::now())},
+                    });
+                    let object = self
+                        .enactments
+                        .patch_status(&e.name, &params, &Patch::Merge(patch))
+                        .await?;
+                    Answer::Enactment(Box::new(object))
+                }
+                Write::TakeBack(e) => {
+                    tracing::info!(policy = e.policy, node = e.node, phase = "slot", "slot taken back");
+                    // a node that began meanwhile keeps it
+                    let now = clock::now().to_string();
+                    let patch = json!({
+                        "metadata": {"resourceVersion": e.resource_version},
+                        "status": {"slot": {"granted": now, "expires": now}},
+                    });
                     let object = self
                         .enactments
                         .patch_status(&e.name, &params, &Patch::Merge(patch))
@@ -337,7 +374,7 @@ impl Controller {
                         "status": {
                             "policyGeneration": generation,
                             "observedGeneration": generation,
-                            "conditions": condition::enactment(&how, &e.conditions, &Timestamp::now().to_string()),
+                            "conditions": condition::enactment(&how, &e.conditions, &clock::now().to_string()),
                         },
                     });
                     let object = self
@@ -361,8 +398,8 @@ impl Controller {
             })
         };
         match timeout(CALL, sent).await.context("no answer")? {
-            // what is gone needs nothing, and its event is on the way
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Answer::Done),
+            // what is gone needs nothing, what is newer will be decided anew: its event is on the way
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Answer::Done),
             other => Ok(other?),
         }
     }
@@ -396,6 +433,7 @@ impl Controller {
 enum Write {
     Grant(Enactment, i64),
     Abort(Enactment, i64, String),
+    TakeBack(Enactment),
     Status(String, Box<PolicyStatus>),
     Delete(Box<Enactment>),
 }
@@ -403,7 +441,7 @@ enum Write {
 impl Write {
     fn policy(&self) -> &str {
         match self {
-            Write::Grant(e, _) | Write::Abort(e, ..) => &e.policy,
+            Write::Grant(e, _) | Write::Abort(e, ..) | Write::TakeBack(e) => &e.policy,
             Write::Delete(e) => &e.policy,
             Write::Status(policy, _) => policy,
         }
@@ -415,6 +453,7 @@ impl std::fmt::Display for Write {
         match self {
             Write::Grant(e, _) => write!(f, "granting a slot to {}", e.name),
             Write::Abort(e, ..) => write!(f, "aborting {}", e.name),
+            Write::TakeBack(e) => write!(f, "taking a slot back from {}", e.name),
             Write::Status(policy, _) => write!(f, "writing the status of {policy}"),
             Write::Delete(e) => write!(f, "deleting {}", e.name),
         }
@@ -426,7 +465,8 @@ where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
-    let config = watcher::Config::default().any_semantic();
+    // a list from a cache might not know what another controller granted a moment ago
+    let config = watcher::Config::default();
     watch::events(api.clone(), config).map(change).boxed()
 }
 

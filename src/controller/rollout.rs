@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::world::{Enactment, Node, Policy};
+use super::world::{Enactment, Node, Policy, Slot};
 use crate::api::condition::{self, Rollout};
 use crate::api::nnce::UNDO;
 use crate::api::nncp::{Mode, NodeCounts};
@@ -17,6 +17,8 @@ pub struct Decision<'a> {
     pub grants: Vec<&'a Enactment>,
     /// These will not start any more.
     pub aborts: Vec<&'a Enactment>,
+    /// These lose a slot that they do not use. They count until they are told.
+    pub take_back: Vec<&'a Enactment>,
     /// What an aborted one is told.
     pub abort_message: String,
     /// What the policy's conditions say.
@@ -40,6 +42,8 @@ enum Standing {
     Waiting(bool),
     /// Was done, and asks for a slot to put right what somebody else changed since.
     Mending,
+    /// Has a slot, and let it end before it began.
+    Late,
     /// Has a slot.
     Working,
     /// Failed, has a slot, will try again.
@@ -58,17 +62,20 @@ const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
     let slot = e.slot.filter(|slot| slot.generation == generation);
-    let live = slot.is_some_and(|slot| slot.expires > now);
+    let end = slot.and_then(|slot| slot.expires);
+    let live = end.is_some_and(|end| end > now);
     let asks = e.asks == Some(generation);
-    if undoes(e, now) {
+    if undoes(e) {
         // it came back while it was at that
-        return Standing::Working;
+        let goes_on = e.slot.and_then(|slot| slot.expires).is_some_and(|end| end > now);
+        return if goes_on { Standing::Working } else { Standing::Late };
     }
     if e.generation != Some(generation) {
-        return match (live, asks) {
-            (true, _) => Standing::Working,
-            (false, true) => Standing::Waiting(slot.is_some()),
-            (false, false) => Standing::Unknown,
+        return match (live, end, asks) {
+            (true, ..) => Standing::Working,
+            (false, Some(_), _) => Standing::Late,
+            (false, None, true) => Standing::Waiting(slot.is_some()),
+            (false, None, false) => Standing::Unknown,
         };
     }
     if e.is("Available") && e.is("Drifted") {
@@ -78,7 +85,7 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
     } else if e.is("Aborted") {
         Standing::Aborted
     } else if e.is("Failing") && e.is("Progressing") {
-        let dead = slot.is_some_and(|slot| slot.expires + GRACE <= now);
+        let dead = end.is_some_and(|end| end + GRACE <= now);
         if dead { Standing::Failed } else { Standing::Retrying }
     } else if condition::is_true_because(&e.conditions, "Failing", condition::CONFLICTS) {
         Standing::Conflicts
@@ -88,6 +95,8 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
         Standing::Working
     } else if e.is("Progressing") {
         Standing::Failed
+    } else if end.is_some() {
+        Standing::Late
     } else if e.is("Pending") && e.is(condition::DRIFTED) {
         Standing::Mending
     } else if e.is("Pending") || asks {
@@ -98,34 +107,55 @@ fn standing(e: &Enactment, generation: i64, now: Timestamp) -> Standing {
 }
 
 /// Has leave to undo the policy.
-fn undoes(e: &Enactment, now: Timestamp) -> bool {
-    e.slot.is_some_and(|slot| slot.generation == UNDO && slot.expires > now)
+fn undoes(e: &Enactment) -> bool {
+    e.slot
+        .is_some_and(|slot| slot.generation == UNDO && slot.expires.is_some())
 }
 
-/// Who of those that have to undo a policy may begin, in this order, and when to decide again. As many at a time as might apply it, counted
-/// from those that are left; those that could not undo it keep their share.
-pub fn undoing<'a>(
-    max: Option<&IntOrString>,
-    left: &[&'a Enactment],
-    now: Timestamp,
-) -> (Vec<&'a Enactment>, Option<Timestamp>) {
+/// What is to be done about nodes that have to undo a policy.
+#[derive(Debug, PartialEq)]
+pub struct Undoing<'a> {
+    /// These may begin, in this order.
+    pub grants: Vec<&'a Enactment>,
+    /// These lose a slot that has run out. They count until they are told.
+    pub take_back: Vec<&'a Enactment>,
+    /// A slot ends then: decide again.
+    pub wake: Option<Timestamp>,
+}
+
+/// Lets as many undo a policy at a time as might apply it, counted from those that are left; those that could not undo it keep their share.
+pub fn undoing<'a>(max: Option<&IntOrString>, left: &[&'a Enactment], now: Timestamp) -> Undoing<'a> {
     let failed = |e: &&&Enactment| condition::is_true_because(&e.conditions, "Failing", condition::NOT_REVERTED);
-    let busy = left.iter().filter(|e| undoes(e, now)).count() + left.iter().filter(failed).count();
-    let waiting = left.iter().filter(|e| e.is("Pending") && !undoes(e, now));
+    let busy = left.iter().filter(|e| undoes(e)).count() + left.iter().filter(failed).count();
+    let waiting = left.iter().filter(|e| e.is("Pending") && !undoes(e));
     let room = max_unavailable(max, left.len()).saturating_sub(busy);
-    let ends = left
-        .iter()
-        .filter(|e| undoes(e, now))
-        .filter_map(|e| Some(e.slot?.expires));
-    (waiting.take(room).copied().collect(), ends.min())
+    let end = |e: &Enactment| e.slot.filter(|_| undoes(e))?.expires;
+    let ended = left.iter().filter(|e| end(e).is_some_and(|end| end <= now));
+    Undoing {
+        grants: waiting.take(room).copied().collect(),
+        take_back: ended.copied().collect(),
+        wake: left.iter().filter_map(|e| end(e)).filter(|end| *end > now).min(),
+    }
 }
 
-/// Still works for an older generation: a transaction is not broken off.
-fn works_for_an_older_one(e: &Enactment, generation: i64, now: Timestamp) -> bool {
-    let slot = e
-        .slot
-        .filter(|slot| slot.generation != generation && slot.expires > now);
-    slot.is_some() && e.generation != Some(generation) && e.is("Progressing") && !e.is("Failing")
+/// May begin or has begun, for whichever generation, and has not told the end.
+fn holds(e: &Enactment) -> bool {
+    let Some(slot) = e.slot.filter(|slot| slot.expires.is_some()) else {
+        return false;
+    };
+    let over = e.is("Available") || e.is("Aborted") || e.is("Failing") && !e.is("Progressing");
+    match e.generation {
+        _ if slot.generation == UNDO => true,
+        Some(told) if told == slot.generation => !over,
+        // a node that speaks of a newer one is through with the older
+        told => told.is_none_or(|told| told < slot.generation),
+    }
+}
+
+/// At work for whichever generation, as far as can be known: a transaction is not broken off.
+fn works(e: &Enactment, now: Timestamp) -> bool {
+    let slot = e.slot.filter(|slot| slot.expires.is_some_and(|end| end > now));
+    slot.is_some_and(|slot| e.generation == Some(slot.generation)) && e.is("Progressing") && !e.is("Failing")
 }
 
 /// How many nodes may change at the same time: a number or a percentage of the matching ones, rounded up, at least 1.
@@ -155,10 +185,12 @@ pub fn decide<'a>(
         .filter(|(_, node)| policy.spec.matches(&node.labels))
         .collect();
     let generation = policy.generation;
-    let older = enactments
-        .iter()
-        .filter(|e| works_for_an_older_one(e, generation, now))
-        .count();
+    // what an older generation, or a node that does not match any more, still has
+    let meant = |e: &Enactment| {
+        let ours = |slot: Slot| [generation, UNDO].contains(&slot.generation);
+        matching.contains_key(&e.node) && e.slot.is_some_and(ours)
+    };
+    let others: Vec<&'a Enactment> = enactments.iter().copied().filter(|e| holds(e) && !meant(e)).collect();
     let known: Vec<(&'a Enactment, Standing)> = enactments
         .iter()
         .filter(|e| matching.contains_key(&e.node))
@@ -168,7 +200,10 @@ pub fn decide<'a>(
 
     let most = max_unavailable(policy.spec.max_unavailable.as_ref(), matching.len());
     let failed = count(|s| s == Standing::Failed);
-    let holding = count(|s| matches!(s, Standing::Working | Standing::Retrying)) + older;
+    let holding = count(|s| matches!(s, Standing::Working | Standing::Retrying | Standing::Late)) + others.len();
+    let late = known.iter().filter(|(_, standing)| *standing == Standing::Late);
+    // those that undo it are looked after by `undoing`
+    let idle = others.into_iter().filter(|e| !works(e, now) && !undoes(e));
     let mut waiting: Vec<(&'a Enactment, bool)> = known
         .iter()
         .filter_map(|(e, standing)| match standing {
@@ -202,7 +237,9 @@ pub fn decide<'a>(
         failing: as_u32(count(|s| {
             matches!(s, Standing::Failed | Standing::Retrying | Standing::Conflicts)
         })),
-        progressing: as_u32(count(|s| matches!(s, Standing::Working | Standing::Retrying))),
+        progressing: as_u32(count(|s| {
+            matches!(s, Standing::Working | Standing::Retrying | Standing::Late)
+        })),
         // those that are about to be told count as told: one write less
         pending: as_u32(waits - aborts.len()),
         aborted: as_u32(count(|s| s == Standing::Aborted) + aborts.len()),
@@ -211,7 +248,7 @@ pub fn decide<'a>(
     let through: BTreeSet<&String> = known
         .iter()
         .filter(|(_, standing)| match standing {
-            Standing::Unknown | Standing::Working | Standing::Retrying => false,
+            Standing::Unknown | Standing::Working | Standing::Retrying | Standing::Late => false,
             Standing::Waiting(_) => stopped || shows,
             Standing::Mending => stopped,
             _ => true,
@@ -222,6 +259,7 @@ pub fn decide<'a>(
         abort_message: format!("{failed} of {} nodes failed: the roll-out stopped", matching.len()),
         grants,
         aborts,
+        take_back: late.map(|(e, _)| *e).chain(idle).collect(),
         rollout: match policy.spec.paused {
             Some(true) if !matching.is_empty() => Rollout::Paused,
             _ => rollout(&counts, shows),
@@ -241,7 +279,7 @@ pub fn decide<'a>(
 
 /// When an enactment's standing changes without an event.
 fn ends(e: &Enactment, generation: i64) -> Option<Timestamp> {
-    let end = e.slot?.expires;
+    let end = e.slot?.expires?;
     let retries = e.is("Failing") && e.is("Progressing");
     let over = e.is("Available") || e.is("Aborted") || e.is("Failing") && !retries;
     match (e.generation == Some(generation), over, retries) {
@@ -293,7 +331,6 @@ fn rollout(counts: &NodeCounts, shows: bool) -> Rollout {
 mod tests {
     use super::*;
     use crate::api::condition::{self, Enacting};
-    use crate::controller::world::Slot;
 
     const NOW: i64 = 1000;
 
@@ -362,9 +399,9 @@ mod tests {
             asks: (word == "new").then_some(generation),
             generation: (word != "new").then_some(generation),
             conditions,
-            slot: has_slot.then(|| Slot {
+            slot: (has_slot || words.contains(&"lost")).then(|| Slot {
                 generation,
-                expires: at(expires),
+                expires: Some(at(expires)).filter(|_| !words.contains(&"lost")),
             }),
             reverts: false,
             features: vec![],
@@ -457,15 +494,41 @@ mod tests {
 
     #[test]
     fn a_slot_nobody_used_goes_to_others_first() {
-        assert_eq!(grants("1", 4, &["n1 waiting expired", "n2 waiting"]), ["n2"]);
-        assert_eq!(grants("1", 4, &["n1 waiting expired"]), ["n1"]);
+        assert_eq!(grants("1", 4, &["n1 waiting lost", "n2 waiting"]), ["n2"]);
+        assert_eq!(grants("1", 4, &["n1 waiting lost"]), ["n1"]);
+    }
+
+    #[test]
+    fn a_slot_counts_until_it_is_taken_back() {
+        let taken = |policy: &Policy, nodes: &BTreeMap<String, Node>, fleet: &[&str]| {
+            let fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
+            let refs: Vec<&Enactment> = fleet.iter().collect();
+            let decision = decide(policy, nodes, &refs, at(NOW));
+            assert!(decision.grants.is_empty(), "{:?}", decision.grants);
+            let names = decision.take_back.iter().map(|e| e.node.clone());
+            names.collect::<Vec<String>>()
+        };
+        let none: [String; 0] = [];
+        let late = ["n1 waiting expired", "n2 waiting"];
+        assert_eq!(taken(&policy("1"), &nodes(2), &late), ["n1"]);
+        for idle in ["n1 granted old", "n1 retrying old", "n1 working old expired"] {
+            assert_eq!(taken(&policy("1"), &nodes(2), &[idle, "n2 waiting"]), ["n1"], "{idle}");
+        }
+        let at_work = ["n1 working old", "n2 waiting"];
+        assert_eq!(taken(&policy("1"), &nodes(2), &at_work), none);
+        let (mut policy, mut nodes) = (policy("1"), nodes(2));
+        policy.spec.node_selector = [("zone".to_owned(), "a".to_owned())].into();
+        nodes.get_mut("n2").expect("there").labels = policy.spec.node_selector.clone();
+        assert_eq!(taken(&policy, &nodes, &["n1 working", "n2 waiting"]), none);
+        assert_eq!(taken(&policy, &nodes, &["n1 granted", "n2 waiting"]), ["n1"]);
     }
 
     #[test]
     fn an_older_generation_at_work_still_counts_but_its_results_do_not() {
         let none: [String; 0] = [];
         assert_eq!(grants("1", 4, &["n1 working old", "n2 waiting"]), none);
-        assert_eq!(grants("1", 4, &["n1 retrying old", "n2 waiting"]), ["n2"]);
+        assert_eq!(grants("1", 4, &["n1 retrying old", "n2 waiting"]), none);
+        assert_eq!(grants("1", 4, &["n1 retrying old lost", "n2 waiting"]), ["n2"]);
         assert_eq!(grants("1", 4, &["n1 failed old", "n2 waiting"]), ["n2"]);
         assert_eq!(grants("1", 4, &["n1 waiting old"]), none);
     }
@@ -481,7 +544,7 @@ mod tests {
     #[test]
     fn a_node_that_dies_between_attempts_is_one_failure_after_a_while() {
         let mut dead = enactment("n1 retrying");
-        let end = dead.slot.expect("it has one").expires;
+        let end = dead.slot.and_then(|slot| slot.expires).expect("it has one");
         let nodes = nodes(2);
         let waits = enactment("n2 waiting");
         let decision = |now| decide(&policy("1"), &nodes, &[&dead, &waits], now).aborts.len();
@@ -562,8 +625,14 @@ mod tests {
             }
             let refs: Vec<&Enactment> = fleet.iter().collect();
             let max = max.map(IntOrString::Int);
-            let (go, wake) = undoing(max.as_ref(), &refs, at(NOW));
-            (go.iter().map(|e| e.node.clone()).collect::<Vec<_>>(), wake)
+            let Undoing {
+                grants,
+                take_back,
+                wake,
+            } = undoing(max.as_ref(), &refs, at(NOW));
+            let taken: Vec<String> = take_back.iter().map(|e| format!("not {}", e.node)).collect();
+            let granted = grants.iter().map(|e| e.node.clone());
+            (granted.chain(taken).collect::<Vec<_>>(), wake)
         };
         let none: Vec<String> = vec![];
         let four = ["n1 waiting", "n2 waiting", "n3 waiting", "n4 waiting"];
@@ -573,7 +642,7 @@ mod tests {
             grants(Some(1), &["n1 working", "n2 waiting"]),
             (none.clone(), Some(at(NOW + 60)))
         );
-        assert_eq!(grants(Some(1), &["n1 working expired", "n2 waiting"]).0, ["n2"]);
+        assert_eq!(grants(Some(1), &["n1 working expired", "n2 waiting"]).0, ["not n1"]);
         assert_eq!(
             grants(Some(1), &["n1 failed", "n2 waiting"]).0,
             none,
@@ -673,7 +742,7 @@ mod tests {
 
     #[test]
     fn the_next_end_of_a_slot_wakes_us() {
-        let fleet = [enactment("n1 working"), enactment("n2 waiting expired")];
+        let fleet = [enactment("n1 working"), enactment("n2 waiting lost")];
         let refs: Vec<&Enactment> = fleet.iter().collect();
         assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).wake, Some(at(NOW + 60)));
         let done = [enactment("n1 available")];

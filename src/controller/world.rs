@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
+use super::SLOT;
 use crate::api::condition::is_true;
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{
@@ -65,8 +66,8 @@ pub struct Enactment {
 pub struct Slot {
     /// Generation of the policy.
     pub generation: i64,
-    /// When it ends.
-    pub expires: Timestamp,
+    /// When it ends if nothing is heard of it any more. None where it was taken back.
+    pub expires: Option<Timestamp>,
 }
 
 impl Enactment {
@@ -155,7 +156,8 @@ impl<V: Item> Cache<V> {
                     return self.remove(name);
                 };
                 let known = self.items.get(&name);
-                if known.is_some_and(|known| *known == value || known.revision() > value.revision()) {
+                let old_news = |known: &V| value.revision() > 0 && known.revision() >= value.revision();
+                if known.is_some_and(|known| *known == value || old_news(known)) {
                     return vec![];
                 }
                 vec![(name.clone(), self.items.insert(name, value))]
@@ -193,11 +195,14 @@ pub struct World {
     // policy → node → name of the enactment
     index: BTreeMap<String, BTreeMap<String, String>>,
     dirty: BTreeSet<String>,
+    /// What is heard next is heard at this time. A steady clock, which nobody sets.
+    pub now: Timestamp,
 }
 
 impl World {
     /// Takes a change in.
     pub fn apply(&mut self, change: Change) {
+        let now = self.now;
         match change {
             Change::Policy(event) => {
                 for (name, _) in self.policies.apply(event, policy) {
@@ -205,7 +210,7 @@ impl World {
                 }
             }
             Change::Enactment(event) => {
-                for (name, old) in self.enactments.apply(event, enactment) {
+                for (name, old) in self.enactments.apply(event, |object| enactment(object, now)) {
                     self.reindex(&name, old);
                 }
             }
@@ -332,7 +337,7 @@ fn policy(object: NodeNetworkConfigurationPolicy) -> Option<Policy> {
 }
 
 /// None for an object that is no enactment of ours: it has no policy's name.
-fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
+fn enactment(object: NodeNetworkConfigurationEnactment, now: Timestamp) -> Option<Enactment> {
     let (name, policy) = (object.name_any(), object.labels().get(LABEL_POLICY)?.clone());
     // a policy's name fits into a label, a node's may not
     let node = name.strip_suffix(&format!(".{policy}"))?.to_owned();
@@ -346,11 +351,10 @@ fn enactment(object: NodeNetworkConfigurationEnactment) -> Option<Enactment> {
     let reverts = status.reverts();
     Some(Enactment {
         asks: asks.filter(|_| status.conditions.is_empty()),
-        slot: status.slot.and_then(|slot| {
-            Some(Slot {
-                generation: slot.generation,
-                expires: slot.expires.parse().ok()?,
-            })
+        // its times are by other clocks
+        slot: status.slot.map(|slot| Slot {
+            generation: slot.generation,
+            expires: slot.stands().then_some(now + SLOT),
         }),
         generation: status.policy_generation,
         reverts,

@@ -10,7 +10,8 @@
 #       --no-objects         neither CRDs nor deploy/ nor tokens: a bare apiserver and Node objects
 #   cluster.sh agent DIR NODE [arg…]   starts `netwright agent` in NODE, as its own service account
 #   cluster.sh controller DIR [arg…]   starts `netwright controller` beside the apiserver
-#   cluster.sh stop DIR agent-NODE|controller   ends one of them (SIGTERM), waits for it
+#   cluster.sh apiserver DIR           starts a kube-apiserver that was stopped
+#   cluster.sh stop DIR agent-NODE|controller|kube-apiserver   ends one of them (SIGTERM), waits for it
 #   cluster.sh kubectl DIR arg…        kubectl as administrator
 #   cluster.sh exec DIR NODE COMMAND…  same as node.sh exec DIR/NODE
 #   cluster.sh down DIR                ends everything; keeps DIR's logs
@@ -145,6 +146,19 @@ shipped_objects() {
   kubeconfig "$dir/controller.kubeconfig" https://127.0.0.1:6443 "token: $(token netwright-controller)"
 }
 
+# start_apiserver — remembers its pid, so that `stop DIR kube-apiserver` and `apiserver DIR` can end and start it
+start_apiserver() {
+  local apiserver pki=$dir/pki
+  apiserver=$("$bed/kube-apiserver.sh")
+  run kube-apiserver ip netns exec "$CP_NETNS" "$apiserver" \
+    --etcd-servers http://127.0.0.1:2379 --secure-port 6443 --bind-address 0.0.0.0 --advertise-address 10.99.1.1 \
+    --endpoint-reconciler-type none \
+    --tls-cert-file "$pki/server.crt" --tls-private-key-file "$pki/server.key" --client-ca-file "$pki/ca.crt" \
+    --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$pki/sa.key" \
+    --service-account-signing-key-file "$pki/sa.key" --authorization-mode Node,RBAC \
+    --enable-aggregator-routing --service-cluster-ip-range 10.96.0.0/16 --disable-admission-plugins ServiceAccount --cert-dir "$dir/pki"
+}
+
 add_namespace() {
   ID=$(new_id)
   CP_NETNS=nw$ID-cp
@@ -155,7 +169,7 @@ add_namespace() {
 up() {
   dir=$(realpath -m "$1")
   shift
-  local nodes=2 objects=1 node_options=() n node etcd apiserver pki=$dir/pki
+  local nodes=2 objects=1 node_options=() n node etcd pki=$dir/pki
   while [ $# -gt 0 ]; do
     case $1 in
       --nodes) nodes=$2; shift ;;
@@ -169,7 +183,7 @@ up() {
   "$bed/install.sh" --check || die "run tests/bed/install.sh first"
   short_enough "$dir/node00"
   [ ! -e "$dir/env" ] || die "$dir is in use: cluster.sh down $dir"
-  apiserver=$("$bed/kube-apiserver.sh")
+  "$bed/kube-apiserver.sh" >/dev/null
   kubectl=$("$bed/kube-apiserver.sh" kubectl)
   etcd=${KUBEBUILDER_ASSETS:+$KUBEBUILDER_ASSETS/etcd}
   [ -x "$etcd" ] || etcd=$(command -v etcd)
@@ -187,14 +201,9 @@ up() {
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --log-level warn
   certificates "$nodes"
-  start "$dir/kube-apiserver.log" ip netns exec "$CP_NETNS" "$apiserver" \
-    --etcd-servers http://127.0.0.1:2379 --secure-port 6443 --bind-address 0.0.0.0 --advertise-address 10.99.1.1 \
-    --endpoint-reconciler-type none \
-    --tls-cert-file "$pki/server.crt" --tls-private-key-file "$pki/server.key" --client-ca-file "$pki/ca.crt" \
-    --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$pki/sa.key" \
-    --service-account-signing-key-file "$pki/sa.key" --authorization-mode Node,RBAC \
-    --enable-aggregator-routing --service-cluster-ip-range 10.96.0.0/16 --disable-admission-plugins ServiceAccount --cert-dir "$dir/pki"
-  local apiserver_pid=$started
+  start_apiserver
+  local apiserver_pid
+  apiserver_pid=$(cat "$dir/kube-apiserver.pid")
   start_dns "$dir" "$CP_NETNS"
   start "$dir/forward.log" "$(python_path)" "$bed/forward.py" "$CP_NETNS" 6443 "$dir/port"
   n=0
@@ -258,6 +267,7 @@ case $verb in
     run "agent-$node" "$bed/node.sh" exec "$dir/$node" "$bin" agent --node-name "$node" \
       --kubeconfig "$dir/agent-$node.kubeconfig" --state-dir "$dir/$node/state" --run-dir "$dir/$node/run" "$@"
     ;;
+  apiserver) load "$1"; start_apiserver ;;
   controller)
     load "$1"
     shift

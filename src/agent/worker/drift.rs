@@ -18,6 +18,7 @@ use crate::api::condition::{self, Enacting};
 use crate::api::nnce::Drift;
 use crate::api::nncp::Mode;
 use crate::capture;
+use crate::clock;
 use crate::error::Invalid;
 use crate::host::Host;
 use crate::plan::conflict::{self, Asked};
@@ -233,7 +234,7 @@ impl<H: Host> Worker<H> {
             self.drift.look_in(LOOK_AGAIN);
             return Ok(Next::Rest);
         };
-        let now = Timestamp::now();
+        let now = clock::now();
         let wish = match self.wish(policy, node, &status, &seen, now) {
             Ok(wish) => wish,
             Err(_) if available => return self.anew(policy, status, node).await,
@@ -348,7 +349,7 @@ impl<H: Host> Worker<H> {
             let Ok(seen) = self.look().await else { return };
             for policy in &ours {
                 let status = self.status(&policy.name_any()).unwrap_or_default();
-                let Ok(wish) = self.wish(policy, node, &status, &seen, Timestamp::now()) else {
+                let Ok(wish) = self.wish(policy, node, &status, &seen, clock::now()) else {
                     continue;
                 };
                 let state = wish.rendered.state;

@@ -7,13 +7,14 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{CALL, Next, PATIENCE, Status, WORK, Worker, crash, report};
+use super::{AGAIN, CALL, Next, PATIENCE, Status, Worker, crash, report};
 use crate::agent::events::Reason;
 use crate::agent::{LOOK_AGAIN, decide};
 use crate::api::condition::{Enacting, WAITING};
 use crate::api::nnce::UNDO;
 use crate::api::nncp::{NodeNetworkConfigurationPolicySpec as Spec, OnDelete};
 use crate::api::{ANNOTATION_POLICY_UID, LABEL_POLICY, NodeNetworkConfigurationPolicy as Policy, nnce};
+use crate::clock;
 use crate::error::{Invalid, chain};
 use crate::host::{Host, Observation};
 use crate::plan::{self, Plan, conflict};
@@ -59,7 +60,7 @@ impl<H: Host> Worker<H> {
         let Some(status) = self.status(&name).filter(|s| !decide::is_not_reverted(s)) else {
             return Ok(Next::Rest);
         };
-        let start = Timestamp::now();
+        let start = clock::now();
         let begin = Instant::now();
         if let Some(found) = self.recovered.take_if(|r| r.policy == name) {
             return self.not_undone(policy, status, start, &crash(found)).await;
@@ -84,18 +85,16 @@ impl<H: Host> Worker<H> {
         if plan.is_empty() {
             return self.undone(policy).await;
         }
-        if !decide::has_slot(&status, UNDO, start) {
+        if !decide::has_slot(&status, UNDO) {
             let how = Enacting::Pending(WAITING.to_owned());
             if !decide::says(&status, policy.metadata.generation.unwrap_or(0), &how) {
                 self.write(policy, status, &how).await?;
             }
             return Ok(Next::In(PATIENCE));
         }
-        let mut status = status;
-        if let Some(slot) = &mut status.slot {
-            slot.expires = (start + WORK).to_string();
-        }
-        let status = self.write(policy, status, &Enacting::Reverting).await?;
+        let Some(status) = self.begin(policy, status, &Enacting::Reverting, UNDO).await? else {
+            return Ok(Next::In(AGAIN)); // what came in between wakes us earlier
+        };
         self.host.set_policy(&name);
         let options = Options {
             policy: name,
