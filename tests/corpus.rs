@@ -4,9 +4,11 @@ use std::path::Path;
 
 use netwright::fuzz;
 
+type Target = fn(&[u8]);
+
 #[test]
 fn nothing_in_the_corpus_makes_us_fall_over() {
-    let targets: [(&str, fn(&[u8])); 4] = [
+    let targets: [(&str, Target); 4] = [
         ("document", fuzz::document),
         ("capture", fuzz::capture),
         ("ovsdb", fuzz::ovsdb),
