@@ -92,32 +92,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         &config.namespace,
         Arc::new(|outcome, took| metrics::controller().admitted(outcome, took)),
     );
+    let election = lease::Election::new(client.clone(), LEASE, &config.namespace, &config.identity);
+    // nobody asks for the counts where there are no metrics
+    let counts = config.metrics_address.0.is_some();
     tokio::select! {
-        end = lead(&client, &config) => end,
+        end = lead(&client, &config.namespace, &config.identity, counts) => end,
         end = webhook => end,
         () = stop_signal() => {
-            lease::Election::new(client, LEASE, &config.namespace, &config.identity).release().await;
+            election.release().await;
             Ok(())
         }
-    }
-}
-
-/// Leads when it can, for ever. One that loses the Lease forgets everything and stands again.
-pub async fn lead(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let election = lease::Election::new(client.clone(), LEASE, &config.namespace, &config.identity);
-    loop {
-        let since = election.win().await;
-        tracing::info!(phase = "lead", "{} leads", config.identity);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let nodes = census::Nodes::default();
-        let lost = tokio::select! {
-            lost = election.hold(since) => lost,
-            end = Controller::new(client.clone(), nodes.clone()).run() => return end,
-            // nobody asks for the counts where there are no metrics
-            () = nodes.clone().follow(client.clone()), if config.metrics_address.0.is_some() => bail!("the watch of NodeNetworkStates ended"),
-        };
-        metrics::controller().follow();
-        tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
     }
 }
 
@@ -139,6 +123,25 @@ async fn install(config: &Config, client: Client) -> anyhow::Result<()> {
             election.release().await;
             Ok(())
         }
+    }
+}
+
+/// Leads when it can, for ever, and counts what is in the nodes' states if that is wanted. One that loses the Lease forgets everything and
+/// stands again.
+pub async fn lead(client: &Client, namespace: &str, identity: &str, counts: bool) -> anyhow::Result<()> {
+    let election = lease::Election::new(client.clone(), LEASE, namespace, identity);
+    loop {
+        let since = election.win().await;
+        tracing::info!(phase = "lead", "{identity} leads");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let nodes = census::Nodes::default();
+        let lost = tokio::select! {
+            lost = election.hold(since) => lost,
+            end = Controller::new(client.clone(), nodes.clone()).run() => return end,
+            () = nodes.clone().follow(client.clone()), if counts => bail!("the watch of NodeNetworkStates ended"),
+        };
+        metrics::controller().follow();
+        tracing::warn!(phase = "lead", "{}", crate::error::chain(lost.as_ref()));
     }
 }
 

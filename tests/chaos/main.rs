@@ -79,7 +79,7 @@ impl Role {
                 name,
             ]);
             command.arg("--kubeconfig").arg(dir.join("controller.kubeconfig"));
-            command.args(["--metrics-address", ""]); // both are in one place
+            command.args(["--metrics-address", "", "--webhook-address", ""]); // both are in one place
             return command;
         }
         let kubeconfig = dir.join(format!("agent-{name}.kubeconfig"));

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use clap::Parser as _;
 use jiff::{SignedDuration, Timestamp};
 use netwright::agent::apiserver::Apiserver;
 use netwright::agent::{Config, in_cluster};
 use netwright::clock;
-use netwright::controller::{self, lead};
+use netwright::controller::lead;
 use netwright::host::fake::FakeHost;
 use netwright::host::{Checkpoint, Host, HostError, Observation, Step};
 use netwright::journal::Recovered;
 use netwright::probe::Prober;
+use netwright::serve::Address;
 use netwright::transaction::Phase;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -72,12 +72,6 @@ pub struct History {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-#[derive(clap::Parser)]
-struct Flags {
-    #[command(flatten)]
-    all: controller::Config,
 }
 
 impl History {
@@ -370,9 +364,7 @@ impl Simulation {
         let history = self.history.clone();
         process.task = Some(match process.machine.clone() {
             None => tokio::spawn(clock::shows(clock, async move {
-                let flags = ["controller", "--identity", &who, "--metrics-address", ""];
-                let flags = Flags::parse_from(flags);
-                lead(&server.client(&who), &flags.all).await
+                lead(&server.client(&who), "nmstate", &who, false).await
             })),
             Some(machine) => tokio::spawn(clock::shows(clock, async move {
                 let recovered = recover(&machine, &history).await;
