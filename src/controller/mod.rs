@@ -351,6 +351,7 @@ impl Controller {
                         .enactments
                         .patch_status(&e.name, &params, &Patch::Merge(patch))
                         .await?;
+                    metrics::controller().granted();
                     Answer::Enactment(Box::new(object))
                 }
                 Write::TakeBack(e) => {
@@ -365,7 +366,6 @@ impl Controller {
                         .enactments
                         .patch_status(&e.name, &params, &Patch::Merge(patch))
                         .await?;
-                    metrics::controller().granted();
                     Answer::Enactment(Box::new(object))
                 }
                 Write::Abort(e, generation, message) => {
