@@ -118,10 +118,10 @@ fn hold(cases: u32, strategy: impl Strategy<Value = Case>, all_well: bool) {
 
 #[test]
 fn all_nodes_get_it_whatever_happens_to_apiserver_controllers_and_watches() {
-    hold(60, case(0, bearable()), true);
+    hold(25, case(0, bearable()), true);
 }
 
 #[test]
 fn never_more_at_work_than_allowed_and_an_end_in_any_case() {
-    hold(60, case(10, unbearable()), false);
+    hold(25, case(10, unbearable()), false);
 }

@@ -667,7 +667,7 @@ impl<H: Host> Worker<H> {
             }
             Enacting::Pending(_) | Enacting::Retrying(_) => {}
             // given back; whoever has to work again asks again
-            _ => ours["slot"] = Value::Null,
+            _ => ours["slot"] = json!(status.slot.clone().map(nnce::Slot::given_back)),
         }
         patch::fit(&mut ours);
         for (key, old) in [

@@ -130,12 +130,18 @@ pub struct Slot {
     pub generation: i64,
     /// RFC 3339.
     pub granted: String,
-    /// RFC 3339; the agent puts it off while it works. Not after `granted` where it was taken back.
+    /// RFC 3339; the agent puts it off while it works. Not after `granted` where it was given or taken back.
     pub expires: String,
 }
 
 impl Slot {
-    /// It was not taken back. Whether it has run out is the controller's to tell: it takes back what nobody uses, and clocks differ.
+    /// The same, over.
+    pub fn given_back(self) -> Self {
+        let expires = self.granted.clone();
+        Slot { expires, ..self }
+    }
+
+    /// It was neither given nor taken back. Whether it has run out is the controller's to tell: it takes back what nobody uses, and clocks differ.
     pub fn stands(&self) -> bool {
         let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
         time(&self.expires) > time(&self.granted)
