@@ -224,7 +224,7 @@ def links():
             "parent": link.get("link"),
             "altnames": link.get("altnames", []),
             "kind": info.get("info_kind"),
-            "data": {k: v for k, v in info.get("info_data", {}).items() if not re.search("timer|bridge_id|root_id|root_|tcn|topology", k)},
+            "data": {k: v for k, v in info.get("info_data", {}).items() if not re.search("timer|bridge_id|root_id|root_|tcn|topology|seq_nr", k)},
         }
     for row in ip("address"):
         rows[row["ifname"]]["addresses"] = sorted(f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"] if "local" in a)
