@@ -76,6 +76,8 @@ fn live() {
 /// Idle for a minute, then a policy on all at 10 %. Gives the requests a node.
 async fn one(fleet: &mut Fleet, size: usize, controller: u32) -> f64 {
     let each = |n: f64| n / size as f64;
+    // nodes that had an earlier one have to change again
+    let policy = format!("scale{size}");
     let (before, cpu) = (fleet.counts().await, process(controller).0);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let idle = fleet.counts().await.since(&before);
@@ -88,8 +90,8 @@ async fn one(fleet: &mut Fleet, size: usize, controller: u32) -> f64 {
         process(controller).0 - cpu
     );
     let (before, cpu) = (fleet.counts().await, process(controller).0);
-    fleet.policy("scale", json!("10%"), json!({"fleet": "yes"})).await;
-    let took = fleet.available("scale", size, Duration::from_secs(1200)).await;
+    fleet.policy(&policy, json!("10%"), json!({"fleet": "yes"})).await;
+    let took = fleet.available(&policy, size, Duration::from_secs(1200)).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     let cost = fleet.counts().await.since(&before);
     let (used, memory) = process(controller);
@@ -114,7 +116,7 @@ async fn one(fleet: &mut Fleet, size: usize, controller: u32) -> f64 {
         "  controller: {:.2} s of processor, {memory:.1} MB; all agents together {ours:.1} MB",
         used - cpu
     );
-    fleet.remove("scale").await;
+    fleet.remove(&policy).await;
     each(cost.writes(NNCE) + cost.writes(NNS) + cost.gets("nodes"))
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::metrics::apiserver;
 
 /// A watch that hears nothing for this long begins anew; the apiserver sends a bookmark about once a minute.
-const SILENCE: Duration = Duration::from_secs(120);
+pub const SILENCE: Duration = Duration::from_secs(120);
 
 type Connect = Arc<dyn Fn() -> kube::Result<Client> + Send + Sync>;
 

@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::admission;
+use crate::agent::apiserver::SILENCE;
 use crate::agent::{cluster_config, stop_signal, watch};
 use crate::api::condition::{self, Enacting, same};
 use crate::api::nnce::{Slot, UNDO};
@@ -81,6 +82,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut cluster = cluster_config(config.kubeconfig.as_deref()).await?;
     // kube would try again for minutes, unseen; we decide anew instead
     cluster.default_retry = false;
+    cluster.read_timeout = Some(SILENCE);
     let client = metrics::apiserver::client(cluster)?;
     if config.install {
         return install(&config, client).await;
@@ -161,6 +163,8 @@ struct Controller {
     // when to look at a policy again without an event
     wake: BTreeMap<String, Instant>,
     begin: (Timestamp, Instant),
+    // resourceVersion at which an enactment was found to be silent indeed
+    asked: BTreeMap<String, String>,
     // for the metrics
     nodes_hold: census::Nodes,
     slots: census::Slots,
@@ -184,6 +188,7 @@ impl Controller {
             written: BTreeMap::new(),
             wake: BTreeMap::new(),
             begin: (clock::now(), Instant::now()),
+            asked: BTreeMap::new(),
             nodes_hold,
             slots: census::Slots::default(),
         }
@@ -244,6 +249,12 @@ impl Controller {
         let mut writes = vec![];
         for name in self.world.take_dirty() {
             self.wake.remove(&name);
+            if let Err(e) = self.ask_the_silent(&name).await {
+                let why = crate::error::chain(e.as_ref());
+                tracing::warn!(policy = name, "asking for nodes that are silent: {why}");
+                self.wake.insert(name, Instant::now() + RETRY);
+                continue;
+            }
             let orphans = self.world.orphans(&name).into_iter().cloned();
             writes.extend(orphans.map(|enactment| Write::Delete(Box::new(enactment))));
             if self.world.policy(&name).is_some() {
@@ -267,6 +278,23 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// A watch that brings nothing any more must not pass for nodes that have died: reads those whose slots have run out, once.
+    async fn ask_the_silent(&mut self, policy: &str) -> anyhow::Result<()> {
+        let silent = self.world.silent(policy, self.steady());
+        let known =
+            |e: &&Enactment| e.resource_version.is_some() && self.asked.get(&e.name) == e.resource_version.as_ref();
+        let silent: Vec<Enactment> = silent.into_iter().filter(|e| !known(e)).cloned().collect();
+        let answers = join_all(silent.iter().map(|e| timeout(CALL, self.enactments.get_opt(&e.name)))).await;
+        for (e, answer) in silent.into_iter().zip(answers) {
+            // what is gone will be told by the watch
+            if let Some(object) = answer.context("no answer")?? {
+                self.learn(Change::Enactment(Event::Apply(object)));
+            }
+            self.asked.extend(e.resource_version.map(|version| (e.name, version)));
+        }
+        Ok(())
     }
 
     fn decide(&mut self, name: &str) -> Vec<Write> {

@@ -296,6 +296,12 @@ impl World {
         self.named(policy).filter(|e| !self.policy_gone(e)).collect()
     }
 
+    /// Enactments of a policy whose slots have run out, as nothing was heard of them.
+    pub fn silent(&self, policy: &str, now: Timestamp) -> Vec<&Enactment> {
+        let ran_out = |e: &&Enactment| e.slot.is_some_and(|slot| slot.expires.is_some_and(|end| end <= now));
+        self.named(policy).filter(ran_out).collect()
+    }
+
     /// Enactments of a policy, there or gone, whose nodes have to undo it, by name of the node.
     pub fn left_behind(&self, policy: &str) -> Vec<&Enactment> {
         let meant = |e: &Enactment, labels| self.policy(&e.policy).is_some_and(|p| p.spec.matches(labels));

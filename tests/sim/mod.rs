@@ -34,8 +34,8 @@ pub const NODES: &str = "nodes";
 pub const POLICIES: &str = "nodenetworkconfigurationpolicies";
 pub const ENACTMENTS: &str = "nodenetworkconfigurationenactments";
 
-/// A node that is dead or cannot be reached is not counted any more after this: its slot ends after 60 s.
-const GIVEN_UP: Duration = Duration::from_secs(50);
+/// A node that has not renewed its slot for so long has lost it.
+const SLOT: Duration = Duration::from_secs(60);
 /// How long a decision of the controller may take to show on a node: a slot that nobody uses ends after 60 s.
 const VALID: Duration = Duration::from_secs(75);
 
@@ -48,21 +48,14 @@ pub struct Machines {
     pub failing: u64,
 }
 
-/// A transaction on a node.
-#[derive(Debug, Clone)]
-struct Work {
-    policy: String,
-    /// Since when the controller cannot know that it goes on.
-    unseen: Option<Instant>,
-}
-
 /// Who works when, and what was wrong about it.
 pub struct History {
     server: Arc<Server>,
     begin: Instant,
     rng: Mutex<Rng>,
     machines: Machines,
-    at_work: Mutex<BTreeMap<String, Work>>,
+    /// Policies by nodes that are at work on them.
+    at_work: Mutex<BTreeMap<String, String>>,
     /// How many nodes might be at work on a policy from this moment on.
     width: Mutex<BTreeMap<String, Vec<(Instant, usize)>>>,
     lines: Mutex<Vec<String>>,
@@ -104,20 +97,16 @@ impl History {
     fn begins(&self, node: &str, policy: &str) {
         self.note(format!("{node} begins {policy}"));
         self.transactions.fetch_add(1, Ordering::Relaxed);
-        let work = Work {
-            policy: policy.to_owned(),
-            unseen: None,
-        };
         let mut all = lock(&self.at_work);
-        if all.insert(node.to_owned(), work).is_some() {
+        if all.insert(node.to_owned(), policy.to_owned()).is_some() {
             self.fault(format!("{node} works twice at once"));
         }
-        let seen = |w: &Work| w.unseen.is_none_or(|since| since.elapsed() < GIVEN_UP);
-        let together: Vec<&String> = all
-            .iter()
-            .filter(|(_, w)| w.policy == policy && seen(w))
-            .map(|(n, _)| n)
-            .collect();
+        let renewed = |node: &str| {
+            let wrote = self.server.wrote(node, &format!("{node}.{policy}"));
+            wrote.is_some_and(|ago| ago < SLOT)
+        };
+        let counts = |(node, on): &(&String, &String)| *on == policy && renewed(node);
+        let together: Vec<&String> = all.iter().filter(counts).map(|(node, _)| node).collect();
         let width = lock(&self.width);
         let widths = width.get(policy).map(Vec::as_slice).unwrap_or_default();
         let still =
@@ -142,14 +131,8 @@ impl History {
         lock(&self.at_work).remove(node);
     }
 
-    fn unseen(&self, node: &str) {
-        if let Some(work) = lock(&self.at_work).get_mut(node) {
-            work.unseen.get_or_insert(Instant::now());
-        }
-    }
-
     fn is_at_work(&self, node: &str) -> Option<String> {
-        lock(&self.at_work).get(node).map(|w| w.policy.clone())
+        lock(&self.at_work).get(node).cloned()
     }
 
     async fn take_time(&self) {
@@ -399,7 +382,6 @@ impl Simulation {
             let _ = task.await;
             self.history.note(format!("{name} is killed"));
         }
-        self.history.unseen(name);
     }
 
     /// Makes or edits the policy. Each `content` differs from the one before.
@@ -448,16 +430,12 @@ impl Simulation {
             Deed::Kill(name) => self.kill(&name).await,
             Deed::CutOff(name, time) => {
                 self.server.cut_off(&name, seconds(time));
-                self.history.unseen(&name);
             }
             Deed::Lag(name, late, time) => self.server.lag(&name, Duration::from_millis(late), seconds(time)),
             Deed::Clock(name, jump) => {
                 self.processes[&name].skew.fetch_add(jump, Ordering::Relaxed);
             }
-            Deed::Outage(time) => {
-                self.server.go_away(seconds(time));
-                self.processes.keys().for_each(|name| self.history.unseen(name));
-            }
+            Deed::Outage(time) => self.server.go_away(seconds(time)),
             Deed::Storm(percent, time) => self.server.storm(percent, seconds(time)),
             Deed::Compact => self.server.compact(),
             Deed::Drop => self.server.drop_connections(),

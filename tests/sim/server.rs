@@ -60,6 +60,8 @@ struct Inner {
     storm: Option<(Instant, u64)>,
     trouble: HashMap<String, Trouble>,
     requests: BTreeMap<String, u64>,
+    /// By whom and which.
+    wrote: HashMap<(String, String), Instant>,
 }
 
 /// The apiserver.
@@ -86,6 +88,7 @@ impl Server {
             storm: None,
             trouble: HashMap::new(),
             requests: BTreeMap::new(),
+            wrote: HashMap::new(),
         };
         Arc::new(Server {
             inner: Mutex::new(inner),
@@ -132,6 +135,12 @@ impl Server {
 
     pub fn get(&self, resource: &str, name: &str) -> Option<Value> {
         self.lock().get(resource, name)
+    }
+
+    /// How long ago somebody wrote an object of this name.
+    pub fn wrote(&self, who: &str, name: &str) -> Option<Duration> {
+        let wrote = self.lock().wrote.get(&(who.to_owned(), name.to_owned())).copied();
+        wrote.map(|at| at.elapsed())
     }
 
     pub fn all(&self, resource: &str) -> Vec<Value> {
@@ -242,6 +251,10 @@ impl Server {
         };
         let said: Value = serde_json::from_slice(&body).unwrap_or_default();
         let mut inner = self.lock();
+        if verb == "PATCH" {
+            let what = (who.to_owned(), asked.name.clone());
+            inner.wrote.insert(what, Instant::now());
+        }
         *inner.requests.entry(format!("{verb} {}", asked.resource)).or_default() += 1;
         match verb {
             "WATCH" => {
