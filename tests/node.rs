@@ -361,9 +361,7 @@ fn a_checkpoint_that_networkmanager_lost_in_a_restart_is_made_good() {
     }
     let node = Node::up(&["--mgmt-profile"]);
     let mut child = moving(&node);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh");
-    let dir = node.dir.0.join("n");
-    common::must(std::process::Command::new(script).arg("restart-nm").arg(&dir));
+    node.bed_verb("restart-nm", &[]);
     assert!(!child.wait().expect("it ends").success());
     let addresses = node.ip(&["-br", "addr", "show", "mgmt0"]);
     assert!(

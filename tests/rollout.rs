@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+mod common;
 mod sim;
 
 use sim::{Happening, Machines, Simulation, WIDTHS};

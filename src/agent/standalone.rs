@@ -345,11 +345,7 @@ impl Agent<'_> {
         if policy.spec.on_delete != Some(OnDelete::Revert) {
             return Ok(before);
         }
-        let back = revert::revert(state, seen).and_then(|new| match &before {
-            Some(earlier) => revert::of_both(earlier, &new),
-            None => Ok(new),
-        });
-        match back {
+        match revert::since(before.as_ref(), state, seen) {
             Ok(back) => self.keep(&name, Some(&back))?,
             Err(why) => warn!(policy = name, phase = "plan", "it could not be undone: {why}"),
         }

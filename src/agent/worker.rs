@@ -428,12 +428,12 @@ impl<H: Host> Worker<H> {
         state: &NetworkState,
         seen: &Observation,
     ) -> Result<Value, Invalid> {
-        let mut all = revert::revert(state, seen)?;
-        if let Some(shown) = &status.revert_state {
+        let read = |shown: &Value| {
             let earlier = self.inverses.read(policy, shown);
-            let earlier = earlier.or_else(|_| NetworkState::from_json(shown.clone()))?;
-            all = revert::of_both(&earlier, &all)?;
-        }
+            earlier.or_else(|_| NetworkState::from_json(shown.clone()))
+        };
+        let earlier = status.revert_state.as_ref().map(read).transpose()?;
+        let all = revert::since(earlier.as_ref(), state, seen)?;
         let kept = self.inverses.keep(policy, &all);
         kept.map_err(|e| Invalid::new("status.revertState", format!("its secrets cannot be kept: {e}")))?;
         Ok(inverse::published(&all))

@@ -441,11 +441,11 @@ impl Host for LiveHost {
         // what is still on its way shows neither what it was nor what it will be
         self.rest().await;
         // where any step was needed, it was for those that NetworkManager could not restore
-        if self.mend(&before, !in_force).await? == 0 {
-            restored?;
+        match self.mend(&before, !in_force).await? {
+            0 => restored?,
+            _ => self.rest().await,
         }
         *self.undo() = Undo::default();
-        self.rest().await;
         if !in_force {
             let lost = restore::lost(&before.facts, &self.observe().await?.facts);
             if !lost.is_empty() {

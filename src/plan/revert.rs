@@ -30,8 +30,21 @@ pub fn revert(desired: &NetworkState, seen: &Observation) -> Result<NetworkState
     Ok(back)
 }
 
+/// What leads back to before this change, and to before those that `earlier` undoes.
+pub fn since(
+    earlier: Option<&NetworkState>,
+    desired: &NetworkState,
+    seen: &Observation,
+) -> Result<NetworkState, Invalid> {
+    let last = revert(desired, seen)?;
+    match earlier {
+        Some(earlier) => of_both(earlier, &last),
+        None => Ok(last),
+    }
+}
+
 /// One inverse for two changes, the first one's and a later one's: of what both touched, what was before the first.
-pub fn of_both(first: &NetworkState, later: &NetworkState) -> Result<NetworkState, Invalid> {
+fn of_both(first: &NetworkState, later: &NetworkState) -> Result<NetworkState, Invalid> {
     let (old, mut whole) = (first.to_json(), later.to_json());
     for key in ["interfaces", "routes", "route-rules", "ovn"] {
         whole.as_object_mut().map(|map| map.remove(key));

@@ -21,13 +21,26 @@ mod proxy;
 mod rng;
 
 use common::{Cluster, NETWRIGHT, may_run, must};
-use proxy::Proxy;
+use proxy::{Proxy, Work};
 use rng::Rng;
 
 /// How long all may take to be well again.
 const REST: Duration = Duration::from_secs(120);
 const NODES: [&str; 2] = ["node01", "node02"];
 const CONTROLLERS: [&str; 2] = ["one", "two"];
+
+/// Works inside the bed's control plane, on a thread of its own.
+fn inside(dir: &Path, work: Work) {
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        enter(&dir);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(work);
+    });
+}
 
 /// This thread, and those that it starts, are inside the bed's control plane from now on.
 fn enter(dir: &Path) {
@@ -205,28 +218,22 @@ fn holds(e: &Enactment) -> bool {
 }
 
 fn follow(dir: &Path, history: Arc<Mutex<History>>) {
-    let dir = dir.to_owned();
-    std::thread::spawn(move || {
-        enter(&dir);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let mut config = netwright::agent::cluster_config(Some(&dir.join("admin.kubeconfig")))
-                .await
-                .expect("a config");
-            config.cluster_url = "https://127.0.0.1:6443".parse().expect("an address");
-            let api: Api<Enactment> = Api::all(Client::try_from(config).expect("a client"));
-            let mut all = watcher(api, watcher::Config::default()).boxed();
-            while let Some(event) = all.next().await {
-                match event {
-                    Ok(event) => history.lock().expect("nobody panicked").take(event),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-                }
+    let kubeconfig = dir.join("admin.kubeconfig");
+    let work = async move {
+        let mut config = netwright::agent::cluster_config(Some(&kubeconfig))
+            .await
+            .expect("a config");
+        config.cluster_url = "https://127.0.0.1:6443".parse().expect("an address");
+        let api: Api<Enactment> = Api::all(Client::try_from(config).expect("a client"));
+        let mut all = watcher(api, watcher::Config::default()).boxed();
+        while let Some(event) = all.next().await {
+            match event {
+                Ok(event) => history.lock().expect("nobody panicked").take(event),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
-        });
-    });
+        }
+    };
+    inside(dir, Box::pin(work));
 }
 
 /// The whole of it.
@@ -243,7 +250,7 @@ impl Chaos {
     fn new(seed: u64) -> Self {
         let cluster = Cluster::up("2");
         let dir = cluster.dir.0.join("c");
-        let proxy = Proxy::start(&dir, enter);
+        let proxy = Proxy::start(&dir, inside);
         let history = Arc::new(Mutex::default());
         follow(&dir, Arc::clone(&history));
         let names = NODES.into_iter().chain(CONTROLLERS);

@@ -26,6 +26,9 @@ pub struct Mood {
     pub refused: AtomicU64,
 }
 
+/// What goes on for as long as the test does.
+pub type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The proxy.
 pub struct Proxy {
     pub mood: Arc<Mood>,
@@ -34,23 +37,17 @@ pub struct Proxy {
 
 impl Proxy {
     /// Listens inside the control plane of the bed, on a thread of its own.
-    pub fn start(dir: &Path, enter: fn(&Path)) -> Self {
+    pub fn start(dir: &Path, inside: fn(&Path, Work)) -> Self {
         let mood = Arc::new(Mood::default());
         let (connections, dropped) = watch::channel(0);
-        let (dir, ours) = (dir.to_owned(), mood.clone());
+        let (pki, ours) = (dir.join("pki"), mood.clone());
         let (ready, told) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            enter(&dir);
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::bind(("0.0.0.0", PORT)).await.expect("the port is free");
-                ready.send(()).expect("somebody waits");
-                serve(listener, &dir.join("pki"), ours, dropped).await;
-            });
-        });
+        let work = async move {
+            let listener = TcpListener::bind(("0.0.0.0", PORT)).await.expect("the port is free");
+            ready.send(()).expect("somebody waits");
+            serve(listener, &pki, ours, dropped).await;
+        };
+        inside(dir, Box::pin(work));
         told.recv().expect("it listens");
         Proxy { mood, connections }
     }

@@ -184,3 +184,24 @@ impl Drop for Cluster {
         let _ = self.verb("down").output();
     }
 }
+
+/// An agent's flags as they are by default. Its state is kept apart from that of other nodes and of other runs.
+pub fn agent_flags(node: &str) -> netwright::agent::Config {
+    netwright::agent::Config {
+        node_name: node.to_owned(),
+        kubeconfig: None,
+        state_dir: std::env::temp_dir()
+            .join(format!("nw-agents-{}", std::process::id()))
+            .join(node),
+        run_dir: PathBuf::new(),
+        policy_dir: None,
+        bridge_marker: false,
+        metrics_address: netwright::serve::Address(None),
+        probe_timeout: std::time::Duration::from_secs(120),
+        probe_dns_host: None,
+        probe_retries: 1,
+        max_retries: 5,
+        initial_backoff: std::time::Duration::from_secs(1),
+        max_backoff: std::time::Duration::from_secs(30),
+    }
+}

@@ -14,12 +14,11 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
 use netwright::agent::apiserver::Apiserver;
-use netwright::agent::{Config, in_cluster};
+use netwright::agent::in_cluster;
 use netwright::api::{NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy};
 use netwright::host::fake::FakeHost;
 use netwright::host::{Checkpoint, Host, HostError, Observation, Step};
 use netwright::probe::{Cluster, Prober};
-use netwright::serve::Address;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -245,23 +244,7 @@ async fn token(client: &Client, node: &str, uid: &str) -> String {
 }
 
 async fn agent(cluster: kube::Config, name: String) -> anyhow::Result<()> {
-    let config = Config {
-        node_name: name.clone(),
-        kubeconfig: None,
-        state_dir: std::env::temp_dir()
-            .join(format!("nw-fleet-{}", std::process::id()))
-            .join(&name),
-        run_dir: PathBuf::new(),
-        policy_dir: None,
-        bridge_marker: false,
-        metrics_address: Address(None),
-        probe_timeout: Duration::from_secs(120),
-        probe_dns_host: None,
-        probe_retries: 1,
-        max_retries: 5,
-        initial_backoff: Duration::from_secs(1),
-        max_backoff: Duration::from_secs(30),
-    };
+    let config = crate::common::agent_flags(&name);
     let apiserver = Apiserver::new(cluster.clone())?;
     let probes = Cluster {
         config: cluster,

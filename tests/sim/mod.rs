@@ -4,21 +4,19 @@
 #![allow(dead_code)] // each target uses its own part
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use netwright::agent::apiserver::Apiserver;
-use netwright::agent::{Config, in_cluster};
+use netwright::agent::in_cluster;
 use netwright::clock;
 use netwright::controller::lead;
 use netwright::host::fake::FakeHost;
 use netwright::host::{Checkpoint, Host, HostError, Observation, Step};
 use netwright::journal::Recovered;
 use netwright::probe::Prober;
-use netwright::serve::Address;
 use netwright::transaction::Phase;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -358,7 +356,15 @@ impl Simulation {
                     let eyes = eyes.clone();
                     async move { Ok(eyes) }
                 };
-                in_cluster(&config(&who), apiserver, Prober::none(), machine, eyes, recovered).await
+                in_cluster(
+                    &crate::common::agent_flags(&who),
+                    apiserver,
+                    Prober::none(),
+                    machine,
+                    eyes,
+                    recovered,
+                )
+                .await
             })),
         });
     }
@@ -623,25 +629,4 @@ pub fn node_name(n: usize) -> String {
 
 fn controller_name(n: usize) -> String {
     format!("controller{n}")
-}
-
-/// An agent's flags as they are by default.
-pub fn config(node: &str) -> Config {
-    Config {
-        node_name: node.to_owned(),
-        kubeconfig: None,
-        state_dir: std::env::temp_dir()
-            .join(format!("nw-sim-{}", std::process::id()))
-            .join(node),
-        run_dir: PathBuf::new(),
-        policy_dir: None,
-        bridge_marker: false,
-        metrics_address: Address(None),
-        probe_timeout: Duration::from_secs(120),
-        probe_dns_host: None,
-        probe_retries: 1,
-        max_retries: 5,
-        initial_backoff: Duration::from_secs(1),
-        max_backoff: Duration::from_secs(30),
-    }
 }

@@ -105,15 +105,18 @@ mod tests {
         }
     }
 
-    fn knobs(all: [i64; 4]) -> Knobs {
+    fn unchecked(all: [i64; 4]) -> Knobs {
         let [ca_rotate, ca_overlap, cert_rotate, cert_overlap] = all.map(SignedDuration::from_secs);
-        let knobs = Knobs {
+        Knobs {
             ca_rotate,
             ca_overlap,
             cert_rotate,
             cert_overlap,
-        };
-        knobs.checked().unwrap()
+        }
+    }
+
+    fn knobs(all: [i64; 4]) -> Knobs {
+        unchecked(all).checked().unwrap()
     }
 
     fn usual() -> Knobs {
@@ -218,16 +221,7 @@ mod tests {
 
     #[test]
     fn wishes_that_never_come_to_rest_are_refused() {
-        let wish = |all: [i64; 4]| {
-            let [ca_rotate, ca_overlap, cert_rotate, cert_overlap] = all.map(SignedDuration::from_secs);
-            let knobs = Knobs {
-                ca_rotate,
-                ca_overlap,
-                cert_rotate,
-                cert_overlap,
-            };
-            knobs.checked().unwrap_err()
-        };
+        let wish = |all| unchecked(all).checked().unwrap_err();
         assert!(wish([10, 6, 10, 1]).contains("--ca-overlap-interval (6s)"));
         assert!(wish([10, 1, 10, 0]).contains("--cert-overlap-interval"));
         assert!(wish([10, 1, 100, 20]).contains("--cert-overlap-interval"));

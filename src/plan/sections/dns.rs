@@ -15,15 +15,15 @@ use crate::state::route::LOOPBACK;
 use super::{Sections, View};
 use crate::plan::profiles::{Extra, Stock};
 
+/// What is configured on the node.
+fn configured(view: &View<'_>) -> Dns {
+    let section = view.seen.state.dns_resolver.as_ref();
+    section.and_then(|d| d.config.clone()).unwrap_or_default()
+}
+
 /// Finds the home of DNS where the wish changes it, or where a profile that holds it goes.
 pub fn spread(view: &View<'_>, out: &mut Sections) -> Result<(), Invalid> {
-    let now = view
-        .seen
-        .state
-        .dns_resolver
-        .as_ref()
-        .and_then(|d| d.config.clone())
-        .unwrap_or_default();
+    let now = configured(view);
     let wish = view.resolved.dns_resolver.as_ref().and_then(|d| d.config.as_ref());
     let holders = Holders::of(view);
     let Some(wish) = wish else {
@@ -232,14 +232,7 @@ fn move_on(view: &View<'_>, holders: &Holders, out: &mut Sections) -> Result<(),
         let scope = server.split_once('%').map(|(_, scope)| Id::kernel(scope));
         scope.is_some_and(|id| view.family(&id, true).is_err())
     };
-    let now = view
-        .seen
-        .state
-        .dns_resolver
-        .as_ref()
-        .and_then(|d| d.config.clone())
-        .unwrap_or_default();
-    let mut wanted = now;
+    let mut wanted = configured(view);
     wanted.server.iter_mut().for_each(|list| list.retain(|s| !goes(s)));
     let from: BTreeSet<&str> = holders.leaving.iter().map(|(id, _, _)| id.name.as_str()).collect();
     let from = Vec::from_iter(from).join(", ");
