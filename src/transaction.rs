@@ -11,6 +11,7 @@ use crate::host::{Checkpoint, Effect, Host, HostError, Step};
 use crate::metrics::{self, Round};
 use crate::plan::{self, Plan, verify};
 use crate::probe::{Baseline, Look, ProbeResult, Prober};
+use crate::scalar::Id;
 use crate::state::NetworkState;
 
 /// What NetworkManager's own timer gets on top of the time that we allow ourselves: it must never fire while we work.
@@ -358,6 +359,7 @@ async fn plan_rest<H: Host>(host: &H, desired: &NetworkState, options: &Options)
 async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
     let begin = Instant::now();
     let mut last_change = begin;
+    let mut told_again = false;
     loop {
         let looking = Instant::now();
         let seen = host.observe().await.map_err(|e| Setback::at(Phase::Verify, &e))?;
@@ -374,6 +376,13 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         if let Some(again) = renamed(plan).filter(|_| missing.iter().any(|d| d.path == "hostname.running")) {
             let done = host.execute(std::slice::from_ref(again)).await;
             done.map_err(|e| Setback::at(Phase::Execute, &e))?;
+        }
+        let lost = flushed(plan, &missing, &seen.facts);
+        if quiet >= LINGER && !lost.is_empty() && !std::mem::replace(&mut told_again, true) {
+            let done = host.execute(&lost).await;
+            done.map_err(|e| Setback::at(Phase::Execute, &e))?;
+            last_change = Instant::now();
+            continue;
         }
         let patience = VERIFY.max(plan.patience);
         if (quiet >= patience && unheard.is_empty()) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
@@ -416,6 +425,24 @@ fn lack_of(missing: &[verify::Difference]) -> ErrorKind {
 fn renamed(plan: &Plan) -> Option<&Step> {
     let names = |s: &&Step| matches!(s, Step::Effect(Effect::RunningHostname(_)));
     plan.waves.iter().flatten().find(names)
+}
+
+/// The steps that put addresses and routes back which the kernel flushed after NetworkManager had set them. Whoever takes a link down and
+/// up again behind NetworkManager's back has that done: `ovs-vswitchd` when it gives a bridge of its userspace datapath the MAC address of
+/// a new port. NetworkManager takes it for somebody's will and leaves it so until it is told to apply the profile again.
+fn flushed(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Vec<Step> {
+    let by_ip = |path: &str| path.starts_with("routes.") || path.contains(".ipv4.") || path.contains(".ipv6.");
+    if !missing.iter().any(|d| by_ip(&d.path)) {
+        return vec![];
+    }
+    let up = |name: &&String| facts.device(name).is_some_and(|d| d.state == 100);
+    let reapply = |name: &String| {
+        facts.own_profile(name)?;
+        let uuid = facts.active_profile(name)?.uuid().to_owned();
+        let iface = Id::kernel(name);
+        Some(Step::Reapply { iface, uuid })
+    };
+    plan.touched.iter().filter(up).filter_map(reapply).collect()
 }
 
 /// What waits for an answer from outside, which may be silent for long: a VPN that comes up (NM_ACTIVE_CONNECTION_STATE_ACTIVATING), a card

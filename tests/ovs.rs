@@ -233,7 +233,6 @@ fn a_rollback_covers_the_database() {
 
 /// What OVN-Kubernetes does to a node. Names are left out: with the userspace datapath a veth's unfinished UDP checksums stay unfinished.
 #[test]
-#[ignore = "on a quiet machine NetworkManager 1.42 often leaves the default route out and the change is rolled back: to be understood"]
 fn the_uplink_moves_onto_a_bridge_and_back() {
     if !may_run_ovs() {
         return;

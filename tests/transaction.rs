@@ -145,6 +145,26 @@ async fn the_old_address_is_gone_before_anything_is_proved() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn routes_that_were_flushed_are_put_back_once() {
+    let wish = "{interfaces: [{name: eth1, type: ethernet, ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}}],
+        routes: {config: [{destination: 198.51.100.0/24, next-hop-interface: eth1, next-hop-address: 192.0.2.2}]}}";
+    let host = FakeHost::with_cards(&["eth1"]).flushing();
+    assert_eq!(apply(&host, wish).await.outcome, Outcome::Applied);
+    let want = ["checkpoint", "save eth1", "activate eth1", "reapply eth1", "commit"];
+    assert_eq!(host.log(), want);
+
+    let host = FakeHost::with_cards(&["eth1"]).deaf();
+    let report = apply(&host, wish).await;
+    assert!(matches!(
+        report.outcome,
+        Outcome::Failed {
+            phase: Phase::Verify,
+            ..
+        }
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_commit_the_checkpoint_is_held() {
     let host = FakeHost::with_cards(&["eth1"]);
     let options = Options {

@@ -23,6 +23,8 @@ struct Machine {
     log: Vec<String>,
     fail: Option<String>,
     deaf: bool,
+    /// The routes that the next activation brings are flushed behind NetworkManager's back.
+    flushes: bool,
     /// Addresses that an activation takes away stay for this many waits.
     lingers: u32,
     leaving: Vec<Address>,
@@ -72,6 +74,12 @@ impl FakeHost {
     /// Activation is answered but nothing happens.
     pub fn deaf(self) -> Self {
         self.lock().deaf = true;
+        self
+    }
+
+    /// Somebody takes the next link that comes up down and up again: its routes are gone.
+    pub fn flushing(self) -> Self {
+        self.lock().flushes = true;
         self
     }
 
@@ -229,6 +237,9 @@ impl Machine {
         }
         self.ovs();
         self.node_wide();
+        if matches!(step, Step::Activate { .. }) && std::mem::take(&mut self.flushes) {
+            self.facts.routes.clear();
+        }
     }
 
     fn take_effect(&mut self, effect: &Effect) {
