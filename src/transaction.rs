@@ -16,7 +16,7 @@ use crate::state::NetworkState;
 
 /// What NetworkManager's own timer gets on top of the time that we allow ourselves: it must never fire while we work.
 const MARGIN: Duration = Duration::from_secs(60);
-/// How long the node may take to become what was asked for, counted from the last event that changed it.
+/// How long the node may take to become what was asked for, counted from the last event that changed it and while no device is on its way.
 const VERIFY: Duration = Duration::from_secs(5);
 /// The end of waiting, however much still changes: 30 s is what STP takes to forward (2 × forward delay of 15 s).
 const VERIFY_LIMIT: Duration = Duration::from_secs(35);
@@ -362,11 +362,12 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
     let mut told_again = false;
     loop {
         let looking = Instant::now();
+        // what happens while a slow node is read is heard of afterwards
+        let quiet = last_change.elapsed();
         let seen = host.observe().await.map_err(|e| Setback::at(Phase::Verify, &e))?;
         let looked = looking.elapsed();
         let mut missing = verify::verify(&plan.expect, &seen);
         missing.extend(verify::coming(&plan.coming_vfs, &seen.facts));
-        let quiet = last_change.elapsed();
         let late = begin.elapsed() >= VERIFY_LIMIT;
         let unheard = unheard(plan, &seen.facts);
         let calm = at_rest(plan, &seen.facts);
@@ -385,7 +386,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             continue;
         }
         let patience = VERIFY.max(plan.patience);
-        if (quiet >= patience && unheard.is_empty()) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
+        if (quiet >= patience && unheard.is_empty() && calm) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
             let differences = missing.iter().map(|d| match d.current.as_str() {
                 "" => format!("{} is missing ({})", d.path, d.desired),
                 current => format!("{} is {current}, not {}", d.path, d.desired),

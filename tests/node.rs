@@ -110,6 +110,23 @@ fn a_lost_gateway_rolls_back_without_waiting_for_the_timeout() {
     }
 }
 
+/// The bed's NetworkManager has its name server from `[global-dns]` in its configuration file.
+#[test]
+fn name_servers_that_cannot_be_changed_stand_in_nobodys_way() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let out = node.apply("dns-resolver: {config: {server: [192.0.2.53]}}", &[]);
+    assert!(
+        said(&out).contains("already set via configuration file") && said(&out).contains("nothing was kept"),
+        "{}",
+        said(&out)
+    );
+    let out = node.apply("interfaces: [{name: br0, type: linux-bridge}]", &[]);
+    assert!(out.status.success(), "{}", said(&out));
+}
+
 #[test]
 fn wrong_input_is_named_and_nothing_is_touched() {
     if !may_run() {

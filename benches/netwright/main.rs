@@ -22,6 +22,7 @@ use netwright::transaction::{Options, Outcome, run};
 use serde_json::{Value, json};
 
 mod cluster;
+mod webhook;
 
 /// A script of the test beds.
 fn bed(name: &str) -> PathBuf {
@@ -45,6 +46,7 @@ fn main() {
     }
     node();
     cluster::main();
+    webhook::main();
     let size = std::fs::metadata(env!("CARGO_BIN_EXE_netwright")).map_or(0, |m| m.len());
     println!("binary, stripped{:22}{:8.1} MB", "", size as f64 / 1e6);
 }

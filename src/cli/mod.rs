@@ -239,20 +239,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What is said of an error on the way out, and the exit code. Scripts for `nmstatectl` look for the kind of a fault, and for the code of
-/// a text that cannot be read.
+/// What is said of an error on the way out, and the exit code. The kind of a fault goes before its text: scripts for `nmstatectl` look for
+/// it after their own word, and for their own code of a text that cannot be read.
 fn last_words(e: &anyhow::Error, nmstatectl: bool) -> (String, u8) {
     let text = error::chain(e.as_ref());
-    let unreadable = e.is::<input::Unreadable>();
-    let code = |data: bool| if data { DATA_ERROR } else { 1 };
-    if !nmstatectl {
-        return (format!("netwright: {text}"), code(unreadable || e.is::<Invalid>()));
-    }
-    let line = match kind_of(e) {
-        Some(kind) => format!("NmstateError: {kind}: {text}"),
-        None => format!("nmstatectl: {text}"),
+    let (known, unknown) = match nmstatectl {
+        true => ("NmstateError", "nmstatectl"),
+        false => ("netwright", "netwright"),
     };
-    (line, code(unreadable))
+    let line = match kind_of(e) {
+        Some(kind) => format!("{known}: {kind}: {text}"),
+        None => format!("{unknown}: {text}"),
+    };
+    let data = e.is::<input::Unreadable>() || !nmstatectl && e.is::<Invalid>();
+    (line, if data { DATA_ERROR } else { 1 })
 }
 
 fn kind_of(e: &anyhow::Error) -> Option<ErrorKind> {
@@ -365,7 +365,7 @@ mod tests {
         for (e, line, theirs, ours) in cases {
             let (nmstatectl, netwright) = of(e);
             assert_eq!(nmstatectl, (line.to_owned(), theirs));
-            let said = line.trim_start_matches("NmstateError: ").split_once(": ").unwrap().1;
+            let said = line.split_once(": ").unwrap().1;
             assert_eq!(netwright, (format!("netwright: {said}"), ours));
         }
     }
