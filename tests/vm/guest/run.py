@@ -460,7 +460,8 @@ class Suite:
             except Failed as why:
                 self.failed += 1
                 print(f"FAILED {case.name} before the reboot\n    {why}")
-                scrub()
+                # the others' stay
+                attempt(case.clean)
         if self.left:
             MEMORY.write_text(json.dumps({"passed": self.passed, "failed": self.failed, "left": self.left}))
             os.sync()
