@@ -226,7 +226,7 @@ fn shown(name: &str, row: &facts::OvsBridge, facts: &Facts, ovs: &facts::Ovs) ->
         ipv4: None,
         ipv6: None,
         parts: Parts {
-            ovs_ids: OvsIds::of(&row.ids),
+            ovs_ids: Some(OvsIds::of(&row.ids)),
             ..Parts::default()
         },
         kind: AnyKind::OvsBridge(OvsBridge::of(row, ovs)),

@@ -154,7 +154,7 @@ fn shown(name: &str, row: &facts::OvsInterface, facts: &Facts) -> Option<Interfa
         ipv4: off(),
         ipv6: off(),
         parts: Parts {
-            ovs_ids: OvsIds::of(&row.ids),
+            ovs_ids: Some(OvsIds::of(&row.ids)),
             ..Parts::default()
         },
         kind: AnyKind::OvsInterface(OvsInterface::of(row)),

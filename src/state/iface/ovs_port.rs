@@ -270,7 +270,7 @@ impl Section {
             ),
             bond_downdelay: delay(row.downdelay),
             bond_updelay: delay(row.updelay),
-            ovs_db: OvsIds::of(&row.ids),
+            ovs_db: Some(OvsIds::of(&row.ids)).filter(|ids| !ids.is_empty()),
         };
         let plain = row.interfaces == [name] && row.bond_mode.is_none() && row.lacp.as_deref() != Some("active");
         Section {

@@ -53,11 +53,11 @@ impl When {
     }
 }
 
-/// What the user wrote of a script; None for a file of another form.
+/// What the user wrote of a script, without the end of its last line; None for a file of another form.
 fn body(file: &str) -> Option<String> {
     let (_, rest) = file.split_once(START)?;
     let (body, _) = rest.rsplit_once(END)?;
-    Some(body.to_owned())
+    Some(body.trim_end().to_owned())
 }
 
 impl Part for Dispatch {
@@ -130,7 +130,7 @@ mod tests {
     fn a_script_comes_back_whatever_the_name() {
         for text in ["ip link\necho 1\n", "echo without end"] {
             let file = When::Up.file("br-ex.5", text);
-            assert_eq!(body(&file).unwrap().trim_end(), text.trim_end());
+            assert_eq!(body(&file).unwrap(), text.trim_end());
             assert!(file.contains("[ \"$1\" = \"br-ex.5\" ]"));
         }
         assert_eq!(body("#!/bin/sh\necho somebody else's\n"), None);

@@ -49,18 +49,21 @@ const SETTINGS: [(&str, &str); 2] = [
 ];
 
 impl OvsIds {
-    /// What a row has; None where it has nothing.
-    pub fn of(ids: &facts::OvsIds) -> Option<Self> {
+    /// What a row has, without NetworkManager's own keys. Maps that are empty are there: users look into them.
+    pub fn of(ids: &facts::OvsIds) -> Self {
         let shown = |map: &BTreeMap<String, String>| -> Option<Keys> {
             let kept = map.iter().filter(|(key, _)| !key.starts_with(OWN));
-            let kept: Keys = kept.map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
-            (!kept.is_empty()).then_some(kept)
+            Some(kept.map(|(k, v)| (k.clone(), Some(v.clone()))).collect())
         };
-        let ids = OvsIds {
+        OvsIds {
             external_ids: shown(&ids.external_ids),
             other_config: shown(&ids.other_config),
-        };
-        (ids != OvsIds::default()).then_some(ids)
+        }
+    }
+
+    /// Names no key.
+    pub fn is_empty(&self) -> bool {
+        self.maps().iter().all(|(_, keys)| keys.is_none_or(Keys::is_empty))
     }
 
     /// Both maps with their names.
@@ -111,7 +114,7 @@ impl Part for OvsIds {
     const KEY: &'static str = "ovs-db";
 
     fn from_facts(link: &Link, facts: &Facts) -> Option<Self> {
-        OvsIds::of(&facts.ovs_interface(&link.name)?.ids)
+        Some(OvsIds::of(&facts.ovs_interface(&link.name)?.ids))
     }
 
     fn validate(&self) -> Result<(), Invalid> {
@@ -173,6 +176,6 @@ mod tests {
             external_ids: [("NM.connection.uuid".to_owned(), "x".to_owned())].into(),
             ..Default::default()
         };
-        assert_eq!(OvsIds::of(&ids), None);
+        assert!(OvsIds::of(&ids).is_empty());
     }
 }
