@@ -589,7 +589,8 @@ impl<'a> Work<'a> {
         let extra = self.sections.extra.get(id).unwrap_or(&none);
         let controller = controller_of(id, self.graph, self.seen);
         let ground = Ground::of(id, touched, controller.as_ref(), extra, self.seen, self.options);
-        let profile = self.build(id, touched, &ground);
+        let mut profile = self.build(id, touched, &ground);
+        touched.wish.kind.remember(&mut profile);
         let shared = ground.base.is_some_and(SavedProfile::is_shared);
         let mut keys = ground.base.map(|b| profiles::differing_keys(&b.profile, &profile));
         if shared {
