@@ -208,7 +208,7 @@ impl Journal {
             checkpoint::rollback(nm, at).await?;
         }
         for effect in entry.undo.iter().rev() {
-            host.bring_about(effect).await?;
+            host.put_back(effect).await?;
         }
         self.clear();
         let message = format!("netwright ended during phase {} ({done})", entry.phase.word());

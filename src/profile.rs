@@ -208,6 +208,21 @@ impl Profile {
         }
     }
 
+    /// A text of ours that NetworkManager keeps without looking at it (`user.data`); keys have a dot in them.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        Some(self.map("user", "data")?.get(key)?.as_str())
+    }
+
+    /// Keeps such a text; an empty one takes it away.
+    pub fn put_note(&mut self, key: &str, text: &str) {
+        let mut notes = self.map("user", "data").cloned().unwrap_or_default();
+        match text {
+            "" => notes.remove(key),
+            text => notes.insert(key.to_owned(), text.to_owned()),
+        };
+        self.put("user", "data", notes);
+    }
+
     /// A key's value where it is a list of dictionaries; empty otherwise.
     pub fn dicts(&self, setting: &str, key: &str) -> &[Dict] {
         match self.get(setting, key) {

@@ -92,6 +92,55 @@ dns-resolver: {config: {}}
 }
 
 #[test]
+fn what_could_not_be_changed_needs_no_undoing() {
+    if !may_run() {
+        return;
+    }
+    // the file is mounted here, and NetworkManager would put a new one in its place
+    let node = Node::up(&["--no-mgmt"]);
+    let out = node.apply("hostname: {config: another}", &[]);
+    assert!(said(&out).contains("/etc/hostname"), "{}", said(&out));
+    assert!(said(&out).contains("nothing was kept"), "{}", said(&out));
+    let out = node.apply("interfaces: [{name: eth1, type: ethernet, mtu: 1400}]", &[]);
+    assert!(out.status.success(), "{}", said(&out));
+}
+
+#[test]
+fn what_others_put_there_is_kept_once_a_document_asks_for_it() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--no-mgmt"]);
+    for (command, wish, kept) in [
+        (
+            "address add 192.0.2.9/24 dev eth1",
+            "name: eth1, type: ethernet, ipv4: {enabled: true, address: [{ip: 192.0.2.9, prefix-length: 24}]}",
+            "eth1:address1=192.0.2.9/24",
+        ),
+        (
+            "address add 192.0.2.10/24 dev eth1",
+            "name: eth1, type: ethernet, ipv4: {enabled: true, address: [{ip: 192.0.2.9, prefix-length: 24}, {ip: 192.0.2.10, prefix-length: 24}]}",
+            "eth1:address2=192.0.2.10/24",
+        ),
+        (
+            "address add 192.0.2.7/32 dev lo",
+            "name: lo, type: loopback, ipv4: {enabled: true, address: [{ip: 192.0.2.7, prefix-length: 32}]}",
+            "lo:address2=192.0.2.7/32",
+        ),
+    ] {
+        node.ip(&command.split(' ').collect::<Vec<_>>());
+        let wish = format!("interfaces: [{{{wish}}}]");
+        let out = node.apply(&wish, &[]);
+        assert!(out.status.success(), "{}", said(&out));
+        let (name, line) = kept.split_once(':').unwrap();
+        let file = format!("{}/etc/system-connections/{name}.nmconnection", node.env("NM_DIR"));
+        let profile = std::fs::read_to_string(file).unwrap();
+        assert!(profile.lines().any(|l| l == line), "{line} in {profile}");
+        assert!(said(&node.apply(&wish, &[])).contains("nothing to change"), "{wish}");
+    }
+}
+
+#[test]
 fn a_lost_gateway_rolls_back_without_waiting_for_the_timeout() {
     if !may_run() {
         return;

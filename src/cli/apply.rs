@@ -48,6 +48,9 @@ pub struct How {
     /// Keep nothing on disk: gone after a reboot.
     #[arg(long)]
     memory_only: bool,
+    /// Change the kernel alone: NetworkManager does it, and nothing is kept on disk.
+    #[arg(short, long)]
+    kernel: bool,
     /// Interfaces of the document lose every setting that it does not name.
     #[arg(long)]
     override_iface: bool,
@@ -82,7 +85,7 @@ impl How {
         }
         Options {
             policy: String::new(),
-            memory_only: self.memory_only,
+            memory_only: self.memory_only || self.kernel,
             override_iface: self.override_iface,
             no_verify: self.no_verify,
             hold: self

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::error::{ErrorKind, Failure};
 use crate::host::live::LiveHost;
 use crate::host::{Checkpoint, Host};
 use crate::journal::{Journal, Lock};
@@ -19,17 +20,21 @@ pub struct Held {
     state_dir: PathBuf,
 }
 
+fn gone(what: &str) -> Failure {
+    Failure {
+        kind: ErrorKind::InvalidArgument,
+        reason: format!("NetworkManager has no {what}; its time may have run out"),
+    }
+}
+
 async fn held(args: &Held) -> anyhow::Result<(Lock, LiveHost, Checkpoint)> {
     let lock = Lock::take(&args.state_dir)?;
     let host = LiveHost::connect().await?.with_journal(Journal::open(&args.state_dir)?);
     let all = checkpoint::list(host.network_manager()).await?;
     let path = match &args.checkpoint {
         Some(path) if all.contains(path) => path.clone(),
-        Some(path) => anyhow::bail!("NetworkManager has no checkpoint {path}; its time may have run out"),
-        None => all
-            .into_iter()
-            .next()
-            .ok_or_else(|| anyhow::anyhow!("NetworkManager has no checkpoint; its time may have run out"))?,
+        Some(path) => return Err(gone(&format!("checkpoint {path}")).into()),
+        None => all.into_iter().next().ok_or_else(|| gone("checkpoint"))?,
     };
     Ok((lock, host, Checkpoint { path }))
 }

@@ -45,6 +45,11 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether it is so already. Of extra names this is not told: false.
+    pub fn is_so(&self, now: &Observation) -> bool {
+        self.inverse(now) == *self
+    }
+
     /// What puts things back to what `before` saw.
     pub fn inverse(&self, before: &Observation) -> Effect {
         match self {

@@ -197,6 +197,17 @@ impl LiveHost {
         }
     }
 
+    /// Puts back what `bring_about` changed. What it could not change is as it was, and may be as hard to write now.
+    pub async fn put_back(&self, effect: &Effect) -> Result<(), HostError> {
+        let Err(e) = self.bring_about(effect).await else {
+            return Ok(());
+        };
+        match effect.is_so(&self.observe().await?) {
+            true => Ok(()),
+            false => Err(e),
+        }
+    }
+
     /// Gives and takes names. A link that NetworkManager was only just told to make may take a moment.
     async fn alt_names(&self, link: &str, add: &[String], remove: &[String]) -> Result<(), HostError> {
         let begin = Instant::now();
@@ -434,7 +445,7 @@ impl Host for LiveHost {
         };
         let mut undone = Ok(());
         for effect in effects.iter().rev() {
-            undone = undone.and(self.bring_about(effect).await);
+            undone = undone.and(self.put_back(effect).await);
         }
         undone?;
         self.restore_ovs(&before.facts).await;

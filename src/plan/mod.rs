@@ -10,6 +10,7 @@ use crate::profile::Profile;
 use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{AnyKind, Interface, State};
+use crate::state::part::ip::Ip;
 use crate::state::part::{Parts, alt_names};
 
 pub mod companions;
@@ -220,6 +221,12 @@ fn addresses_that_go(step: &Step, seen: &Observation) -> Vec<(String, std::net::
 /// Loopback and link-local addresses come and go with the link.
 fn is_kernels_own(ip: &std::net::IpAddr) -> bool {
     ip.is_loopback() || matches!(ip, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// What the kernel gives the loopback interface; nobody else has it.
+fn is_localhost(ip: &std::net::IpAddr) -> bool {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].contains(ip)
 }
 
 /// Virtual functions that are new after the plan: asked for, or made anew because their card goes down and up.
@@ -582,7 +589,8 @@ impl<'a> Work<'a> {
         let extra = self.sections.extra.get(id).unwrap_or(&none);
         let controller = controller_of(id, self.graph, self.seen);
         let ground = Ground::of(id, touched, controller.as_ref(), extra, self.seen, self.options);
-        let profile = self.build(id, touched, &ground);
+        let mut profile = self.build(id, touched, &ground);
+        touched.wish.kind.remember(&mut profile);
         let shared = ground.base.is_some_and(SavedProfile::is_shared);
         let mut keys = ground.base.map(|b| profiles::differing_keys(&b.profile, &profile));
         if shared {
@@ -722,13 +730,17 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// NetworkManager has it up as asked without a profile.
+    /// NetworkManager has it up as asked without a profile, and would after a reboot.
     fn is_by_itself(&self, id: &Id, touched: &Touched, made: &Made) -> bool {
         let external = self.seen.facts.device_of(id).is_some_and(|d| d.external());
         let nothing_kept = made.keys.is_none() && touched.wish.base.profile_name.is_none();
+        let wish = &touched.wish;
+        let listed = wish.ipv4.iter().chain(&wish.ipv6).flat_map(Ip::static_addresses);
+        let given = listed.into_iter().any(|a| !is_localhost(&a.ip));
         touched.wish.kind.stays_up()
             && external
             && nothing_kept
+            && !given
             && !self.sections.extra.contains_key(id)
             && Off::of(id, touched, None, self.seen) == Off::Nothing
     }

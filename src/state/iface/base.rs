@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link, SavedProfile};
-use crate::profile::{Profile, Value};
+use crate::profile::Profile;
 use crate::scalar::{self, Id, Space};
 use crate::state::part::alt_names;
 
@@ -330,18 +330,6 @@ impl Base {
         }
     }
 
-    fn describe(text: &str, profile: &mut Profile) {
-        let mut data = match profile.get("user", "data") {
-            Some(Value::StrMap(map)) => map.clone(),
-            _ => Default::default(),
-        };
-        match text {
-            "" => data.remove(Self::DESCRIPTION),
-            text => data.insert(Self::DESCRIPTION.to_owned(), text.to_owned()),
-        };
-        profile.put("user", "data", data);
-    }
-
     /// By what a profile finds its device.
     fn identifier(profile: &Profile) -> Identifier {
         match profile.str("connection", "interface-name") {
@@ -354,10 +342,7 @@ impl Base {
 
     /// Free text that we keep in a profile.
     pub(super) fn description(profile: &Profile) -> Option<String> {
-        match profile.get("user", "data")? {
-            Value::StrMap(map) => map.get(Self::DESCRIPTION).cloned(),
-            _ => None,
-        }
+        profile.note(Self::DESCRIPTION).map(str::to_owned)
     }
 
     /// Writes name, description, MAC and MTU. The settings key for MAC and MTU depends on the type: `link_setting`.
@@ -387,7 +372,7 @@ impl Base {
             profile.put("connection", "id", Self::default_id(name, profile));
         }
         if let Some(text) = description {
-            Self::describe(text, profile);
+            profile.put_note(Self::DESCRIPTION, text);
         }
         if let Some(wait) = wait_ip {
             profile.put("ipv4", "may-fail", !wait.needs(false));

@@ -180,10 +180,14 @@ impl Vlan {
             d.insert("untagged".into(), native.into());
             d
         };
-        let native = self.tag.map(|t| entry(t, t, true));
         let tagged = runs(self.trunk_tags.iter().flatten());
-        let tagged = tagged.into_iter().map(|(low, high)| entry(low, high, false));
-        native.into_iter().chain(tagged).collect()
+        let mut all: Vec<(u16, u16, bool)> = tagged.into_iter().map(|(low, high)| (low, high, false)).collect();
+        all.extend(self.tag.map(|t| (t, t, true)));
+        // as NetworkManager gives them back
+        all.sort_unstable();
+        all.into_iter()
+            .map(|(low, high, native)| entry(low, high, native))
+            .collect()
     }
 }
 
@@ -290,6 +294,13 @@ mod tests {
         ] {
             assert!(parse(bad).validate().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn networkmanager_gets_them_in_its_own_order() {
+        let vlan = parse("{mode: trunk, tag: 105, enable-native: true, trunk-tags: [{id: 101}]}");
+        let first: Vec<_> = vlan.to_nm().iter().map(|d| d["vid-start"].clone()).collect();
+        assert_eq!(first, [profile::Value::U16(101), profile::Value::U16(105)]);
     }
 
     #[test]

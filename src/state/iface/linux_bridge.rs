@@ -24,7 +24,13 @@ pub struct LinuxBridge {
     /// Options and ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<Section>,
+    /// VLANs are filtered because a document said so, not because there are any; None in a wish that leaves that as it is.
+    #[serde(skip)]
+    pub own_filtering: Option<bool>,
 }
+
+/// The note in a bridge's profile that keeps `own_filtering`.
+const OWN_FILTERING: &str = "netwright.bridge.vlan-filtering";
 
 /// Section `bridge`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -168,6 +174,7 @@ impl Kind for LinuxBridge {
                 vlan: vlan_of(link),
                 allow_extra_ports: None,
             }),
+            own_filtering: facts.own_profile(&link.name).map(|p| p.note(OWN_FILTERING).is_some()),
         }
     }
 
@@ -220,7 +227,8 @@ impl Kind for LinuxBridge {
             vlan.forget_default(u16::try_from(pvid).unwrap_or(1));
         }
         let is_on = now.and_then(Section::filtering) == Some(true);
-        let by_hand = is_on && !now.is_some_and(|n| n.has_vlans_over(None));
+        let kept = current.is_some_and(|c| c.own_filtering == Some(true));
+        let by_hand = is_on && (kept || !now.is_some_and(|n| n.has_vlans_over(None)));
         let on = asked.unwrap_or(by_hand || section.has_vlans_over(now));
         if section.default_pvid().is_some_and(|p| p != 1) && !on {
             return Err(Invalid::new(
@@ -231,7 +239,15 @@ impl Kind for LinuxBridge {
         if on != is_on {
             section.options.get_or_insert_default().vlan_filtering = Some(on);
         }
+        // what only repeats how it is, is no decision
+        self.own_filtering = asked.filter(|asked| *asked != is_on);
         Ok(())
+    }
+
+    fn remember(&self, profile: &mut Profile) {
+        if let Some(own) = self.own_filtering {
+            profile.put_note(OWN_FILTERING, if own { "true" } else { "" });
+        }
     }
 
     /// The kernel bridges Ethernet only (`br_add_if`: `ARPHRD_ETHER`).
@@ -355,7 +371,10 @@ impl Kind for LinuxBridge {
     }
 
     fn to_profile(&self, profile: &mut Profile) {
-        let LinuxBridge { bridge } = self;
+        let LinuxBridge {
+            bridge,
+            own_filtering: _, // a note: `remember`
+        } = self;
         profile.ensure("bridge");
         let Some(Section {
             options,

@@ -2,6 +2,7 @@
 
 use netlink_packet_route::link::{InfoData, InfoMacSec, MacSecOffload, MacSecValidate};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Context, Kind, differs, told};
 use crate::error::Invalid;
@@ -42,7 +43,7 @@ pub struct Section {
         skip_serializing_if = "Option::is_none"
     )]
     pub mka_ckn: Option<String>,
-    /// Port in the secure channel's identifier, 1–65534; default 1.
+    /// Port in the secure channel's identifier, 1–65534. 0 is NetworkManager's own choice, which is 1; shown as 0 where it was left to it.
     #[serde(
         default,
         deserialize_with = "scalar::opt_int",
@@ -86,6 +87,14 @@ pub enum Offload {
     Phy = 1,
     /// The MAC does it.
     Mac = 2,
+}
+
+/// Where a profile names none (nm-settings-nmcli(5)).
+const NM_PORT: u16 = 1;
+
+/// The port that is meant.
+fn port_of(written: u16) -> u16 {
+    if written == 0 { NM_PORT } else { written }
 }
 
 impl Section {
@@ -170,6 +179,7 @@ impl Kind for Macsec {
         }
         if let Some(profile) = facts.own_profile(&link.name) {
             section.read_profile(profile);
+            section.port = section.port.filter(|p| *p != NM_PORT).or(Some(0));
         }
         Macsec { macsec: Some(section) }
     }
@@ -186,7 +196,7 @@ impl Kind for Macsec {
         let port: u16 = profile
             .int("macsec", "port")
             .and_then(|v| v.try_into().ok())
-            .unwrap_or(1);
+            .unwrap_or(NM_PORT);
         let [high, low] = port.to_be_bytes();
         link.parent = profile.str("macsec", "parent").and_then(index);
         link.data = Some(InfoData::MacSec(vec![
@@ -207,8 +217,8 @@ impl Kind for Macsec {
                 "a new MACsec link needs the link below",
             ));
         }
-        if let Some(port) = s.port.filter(|p| !(1..=65534).contains(p)) {
-            return Err(Invalid::new("macsec.port", format!("{port} is outside 1–65534")));
+        if let Some(port) = s.port.filter(|p| *p > 65534) {
+            return Err(Invalid::new("macsec.port", format!("{port} is outside 0–65534")));
         }
         s.validate_keys(cx.new)
     }
@@ -251,7 +261,7 @@ impl Kind for Macsec {
             profile.put("macsec", "mka-cak-flags", 0u32);
         }
         for (key, number) in [
-            ("port", port.map(i32::from)),
+            ("port", port.map(|p| i32::from(port_of(p)))),
             ("validation", validation.map(|v| v as i32)),
             ("offload", offload.map(|v| v as i32)),
         ] {
@@ -261,10 +271,21 @@ impl Kind for Macsec {
         }
     }
 
+    /// One number for NetworkManager's own port.
+    fn normalise(tree: &mut Map<String, Value>) {
+        if let Some(port) = tree
+            .get_mut("macsec")
+            .and_then(|m| m.get_mut("port"))
+            .filter(|p| **p == 0)
+        {
+            *port = NM_PORT.into();
+        }
+    }
+
     fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {
         match (setting, key) {
             ("macsec", "encrypt" | "send-sci") => Some(profile::Value::Bool(true)),
-            ("macsec", "port") => Some(profile::Value::I32(1)),
+            ("macsec", "port") => Some(profile::Value::I32(NM_PORT.into())),
             ("macsec", "validation") => Some(profile::Value::I32(2)),
             ("macsec", "offload") => Some(profile::Value::I32(-1)),
             _ => None,
@@ -280,7 +301,7 @@ impl Kind for Macsec {
             || differs(&wish.base_iface, &now.base_iface)
             || differs(&wish.mka_cak, &now.mka_cak)
             || differs(&wish.mka_ckn, &now.mka_ckn)
-            || differs(&wish.port, &now.port)
+            || differs(&wish.port.map(port_of), &now.port.map(port_of))
             || differs(&wish.validation, &now.validation)
             || differs(&wish.send_sci, &now.send_sci)
             || differs(&wish.offload, &now.offload)

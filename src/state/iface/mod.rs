@@ -188,6 +188,8 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn settle(_merged: &mut Map<String, Value>, _desired: &Map<String, Value>, _current: &Map<String, Value>) {}
     /// Writes its settings. `asked` is what to write: the document's wish, or the merged whole for a new profile.
     fn to_profile(&self, profile: &mut Profile);
+    /// Notes in the profile what a later document needs to know of this one and the node does not show.
+    fn remember(&self, _profile: &mut Profile) {}
     /// Writes what the controller wants of one port into the port's profile.
     fn port_to_profile(&self, _port: &str, _profile: &mut Profile) {}
     /// What the kernel would show of a port with this profile: the other way round from `port_to_profile`.
@@ -588,6 +590,10 @@ macro_rules! kinds {
             /// Writes its settings.
             pub fn to_profile(&self, profile: &mut Profile) {
                 each!(self, k => k.to_profile(profile), _o => ())
+            }
+            /// Notes in the profile what a later document needs to know of this one.
+            pub fn remember(&self, profile: &mut Profile) {
+                each!(self, k => k.remember(profile), _o => ())
             }
             /// Writes what the controller wants of one port.
             pub fn port_to_profile(&self, port: &str, profile: &mut Profile) {

@@ -186,13 +186,17 @@ impl Kind for Vlan {
             _ => VlanProtocol::Ieee8021Q,
         };
         link.parent = profile.str("vlan", "parent").and_then(index);
-        link.data = Some(InfoData::Vlan(vec![
+        let mut info = vec![
             InfoVlan::Id(number("id").and_then(|v| v.try_into().ok()).unwrap_or(0)),
             InfoVlan::Flags((VlanFlags::from_bits_retain(flags), VlanFlags::all())),
             InfoVlan::Protocol(protocol),
-            InfoVlan::IngressQos(qos("ingress-priority-map")),
-            InfoVlan::EgressQos(qos("egress-priority-map")),
-        ]));
+        ];
+        // the kernel tells of a map that has something in it (`vlan_fill_info`)
+        let ingress = Some(qos("ingress-priority-map")).filter(|map| !map.is_empty());
+        let egress = Some(qos("egress-priority-map")).filter(|map| !map.is_empty());
+        info.extend(ingress.map(InfoVlan::IngressQos));
+        info.extend(egress.map(InfoVlan::EgressQos));
+        link.data = Some(InfoData::Vlan(info));
     }
 
     fn validate(&self, cx: &Context<'_>) -> Result<(), Invalid> {
@@ -289,9 +293,14 @@ impl Kind for Vlan {
             return;
         };
         for key in ["ingress-qos-map", "egress-qos-map"] {
-            if let Some(Value::Array(map)) = section.get_mut(key) {
+            let Some(value) = section.get_mut(key) else { continue };
+            if let Value::Array(map) = value {
                 map.retain(|q| q.get("to") != Some(&0.into()));
                 map.sort_by_key(|q| q.get("from").and_then(Value::as_u64));
+                // the kernel does not show a map that is empty
+                if map.is_empty() {
+                    *value = Value::Null;
+                }
             }
         }
     }
