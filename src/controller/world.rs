@@ -384,9 +384,15 @@ fn node(object: NodeObject) -> Option<Node> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use serde_json::json;
+
+    /// An enactment of `br0` at a resourceVersion.
+    pub fn silent(node: &str, version: &str) -> Enactment {
+        let revision = version.parse().unwrap();
+        enactment(nnce(node, "br0", revision), Timestamp::UNIX_EPOCH).unwrap()
+    }
 
     fn nnce(node: &str, policy: &str, revision: u32) -> NodeNetworkConfigurationEnactment {
         serde_json::from_value(json!({
