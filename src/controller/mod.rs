@@ -460,7 +460,8 @@ impl Controller {
     /// The watches may tell of an enactment before they tell of its policy or node: ask before it is deleted.
     async fn delete(&self, e: &Enactment) -> kube::Result<()> {
         let other = |policy: PartialObjectMeta<_>| e.policy_uid.is_some() && policy.metadata.uid != e.policy_uid;
-        let policy_gone = self.policies.get_metadata_opt(&e.policy).await?.is_none_or(other);
+        // one that can undo the policy goes with its node only
+        let policy_gone = !e.reverts && self.policies.get_metadata_opt(&e.policy).await?.is_none_or(other);
         if !policy_gone && self.nodes.get_metadata_opt(&e.node).await?.is_some() {
             return Ok(());
         }
