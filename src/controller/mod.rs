@@ -325,7 +325,8 @@ impl Controller {
         };
         let now = self.steady();
         let enactments = self.world.enactments(name);
-        let decision = decide(policy, self.world.nodes(), &enactments, now);
+        let deleted = self.world.deleted(name, now);
+        let decision = decide(policy, self.world.nodes(), &enactments, &deleted, now);
         let (held, allowed) = decision.slots;
         metrics::controller().slots(name, held, allowed);
         metrics::controller().expired(self.slots.expired(name, &enactments, now));
@@ -620,6 +621,7 @@ mod tests {
                     ..Policy::default()
                 },
                 &BTreeMap::new(),
+                &[],
                 &[],
                 now,
             )
