@@ -603,6 +603,13 @@ pub struct Dns {
     pub global: Option<GlobalDns>,
 }
 
+impl Dns {
+    /// The servers that are asked: those of interfaces are not while there is a global setting.
+    pub fn asked(&self) -> &[String] {
+        self.global.as_ref().map_or(&self.servers, |g| &g.servers)
+    }
+}
+
 /// `GlobalDnsConfiguration` with its single `*` domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GlobalDns {

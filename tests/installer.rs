@@ -113,8 +113,24 @@ logLevel: debug
     let text = serde_json::to_string(&objects).expect("JSON");
     assert!(!text.contains("\"namespace\":\"nmstate\""), "{text}");
     assert_eq!(of(&objects, "Namespace")["metadata"]["name"], "elsewhere");
-    let fault = made("metricsConfiguration: {bindAddress: here}", "nmstate", &image).expect_err("this is no address");
-    assert!(fault.starts_with("spec.metricsConfiguration.bindAddress"), "{fault}");
+    // what neither agents nor controller could live with
+    for (spec, want) in [
+        (
+            "metricsConfiguration: {bindAddress: here}",
+            "spec.metricsConfiguration.bindAddress: ",
+        ),
+        (
+            "selfSignConfiguration: {certRotateInterval: a year}",
+            "spec.selfSignConfiguration.certRotateInterval: 'a year' is no length of time",
+        ),
+        (
+            "selfSignConfiguration: {caRotateInterval: 30h}",
+            "spec.selfSignConfiguration: --ca-overlap-interval (24h) must be",
+        ),
+    ] {
+        let fault = made(spec, "nmstate", &image).expect_err(spec);
+        assert!(fault.starts_with(want), "{fault}");
+    }
 }
 
 #[test]

@@ -98,6 +98,21 @@ fn unbearable() -> impl Strategy<Value = Happening> {
     ]
 }
 
+/// Somebody who tidies up. Not together with a controller that dies: its successor cannot know of what was deleted before the node says so.
+fn tidied() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let n = || any::<usize>().prop_map(|n| n % 8);
+    prop_oneof![
+        6 => n().prop_map(EnactmentDeleted),
+        1 => Just(Edit),
+        1 => n().prop_map(Width),
+        1 => Just(Compaction),
+        1 => Just(WatchesDrop),
+        1 => (n(), 1..20_000u64, 1..90u64).prop_map(|(n, late, t)| ControllerLags(n, late, t)),
+        1 => (n(), 1..20_000u64, 1..90u64).prop_map(|(n, late, t)| NodeLags(n, late, t)),
+    ]
+}
+
 fn hold(cases: u32, strategy: impl Strategy<Value = Case>, all_well: bool) {
     let cases = std::env::var("PROPTEST_CASES")
         .ok()
@@ -120,6 +135,11 @@ fn hold(cases: u32, strategy: impl Strategy<Value = Case>, all_well: bool) {
 #[test]
 fn all_nodes_get_it_whatever_happens_to_apiserver_controllers_and_watches() {
     hold(25, case(0, bearable()), true);
+}
+
+#[test]
+fn an_enactment_that_is_deleted_while_its_node_works_lets_nobody_else_begin() {
+    hold(25, case(0, tidied()), true);
 }
 
 #[test]

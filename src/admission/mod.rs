@@ -63,16 +63,16 @@ pub struct Config {
     #[arg(long)]
     pub webhook_cert_dir: Option<PathBuf>,
     /// How long an authority lives.
-    #[arg(long, env = "CA_ROTATE_INTERVAL", default_value = "8760h0m0s")]
+    #[arg(long, env = "CA_ROTATE_INTERVAL", default_value = Knobs::USUAL[0])]
     pub ca_rotate_interval: SignedDuration,
     /// How long before its end the next one is made.
-    #[arg(long, env = "CA_OVERLAP_INTERVAL", default_value = "24h0m0s")]
+    #[arg(long, env = "CA_OVERLAP_INTERVAL", default_value = Knobs::USUAL[1])]
     pub ca_overlap_interval: SignedDuration,
     /// How long a certificate lives.
-    #[arg(long, env = "CERT_ROTATE_INTERVAL", default_value = "4380h0m0s")]
+    #[arg(long, env = "CERT_ROTATE_INTERVAL", default_value = Knobs::USUAL[2])]
     pub cert_rotate_interval: SignedDuration,
     /// How long before its end the next one is made.
-    #[arg(long, env = "CERT_OVERLAP_INTERVAL", default_value = "24h0m0s")]
+    #[arg(long, env = "CERT_OVERLAP_INTERVAL", default_value = Knobs::USUAL[3])]
     pub cert_overlap_interval: SignedDuration,
 }
 

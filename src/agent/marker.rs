@@ -1,8 +1,10 @@
 //! The bridge marker: each bridge of the node is a resource of its Node, so that pods which want it are scheduled only where it is.
 //!
 //! In: the bridges there are, from the publisher; the Node, watched. Out: a patch of the Node's status wherever it says something else.
+//! A node whose agent does not mark any more takes its marks away once (`clear`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -92,6 +94,61 @@ fn changes(bridges: &Bridges, there: &BTreeMap<String, Quantity>) -> Value {
     let wrong = |key: &&String| there.get(*key).is_none_or(|n| n.0 != MANY);
     let new = bridges.iter().filter(wrong).map(|key| (key.clone(), Value::from(MANY)));
     gone.map(|key| (key.clone(), Value::Null)).chain(new).collect()
+}
+
+/// Tells that the marks are ours: kubevirt's bridge-marker makes the same ones.
+pub fn record(state_dir: &Path) -> PathBuf {
+    state_dir.join("bridge-marker")
+}
+
+/// Takes away what an agent marked before, as `record` tells. One that may not says once how it is done by hand.
+pub async fn clear(apiserver: Apiserver, name: String, record: PathBuf) {
+    let mut told = false;
+    loop {
+        match take_away(&apiserver.now(), &name).await {
+            Ok(()) => {
+                if let Err(e) = std::fs::remove_file(&record) {
+                    warn!(phase = "mark", "{}: {e}", record.display());
+                }
+                return;
+            }
+            Err((why, last)) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(phase = "mark", "marks of this node's bridges stay: {why}");
+                }
+                if last {
+                    return;
+                }
+            }
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Where it fails: why, and whether it is of no use to try again before the next start.
+async fn take_away(client: &kube::Client, name: &str) -> Result<(), (String, bool)> {
+    let no_answer = |_| ("no answer".to_owned(), false);
+    let failed = |e: kube::Error| {
+        (
+            chain(&e),
+            matches!(&e, kube::Error::Api(e) if (400..429).contains(&e.code)),
+        )
+    };
+    let (marked, nodes) = (Api::<Marked>::all(client.clone()), Api::<Node>::all(client.clone()));
+    let node = timeout(CALL, marked.get(name)).await;
+    let node = node.map_err(no_answer)?.map_err(failed)?;
+    let Some(patch) = patch(&Bridges::new(), &node.status) else {
+        return Ok(());
+    };
+    let (params, merge) = (PatchParams::default(), Patch::Merge(&patch));
+    let written = timeout(CALL, nodes.patch_status(name, &params, &merge)).await;
+    written.map_err(no_answer)?.map_err(|e| {
+        let (why, last) = failed(e);
+        let by_hand = format!("kubectl patch node {name} --subresource=status --type=merge -p '{patch}'");
+        (format!("{why}; by hand: {by_hand}"), last)
+    })?;
+    info!(phase = "mark", "this node's bridges are not marked any more");
+    Ok(())
 }
 
 /// For ever. `bridges` is None until the node was read for the first time.

@@ -191,6 +191,10 @@ where
         published,
         bridges: config.bridge_marker.then(|| mark(config, &apiserver)),
     };
+    let record = marker::record(&config.state_dir);
+    if !config.bridge_marker && record.exists() {
+        tokio::spawn(marker::clear(apiserver.clone(), config.node_name.clone(), record));
+    }
     // ends with us
     let mut tasks = JoinSet::new();
     tasks.spawn(publisher.run(eyes));
@@ -202,6 +206,10 @@ where
 
 /// Marks the bridges that the publisher tells of.
 fn mark(config: &Config, apiserver: &Apiserver) -> tokio::sync::watch::Sender<Option<marker::Bridges>> {
+    let record = marker::record(&config.state_dir);
+    if let Err(e) = std::fs::write(&record, "") {
+        warn!(phase = "mark", "{}: {e}", record.display());
+    }
     let (bridges, told) = tokio::sync::watch::channel(None);
     tokio::spawn(marker::run(apiserver.clone(), config.node_name.clone(), told));
     bridges

@@ -1,7 +1,7 @@
 //! The one worker: takes the policies in order, asks for a slot, applies, reports. At most four writes on an enactment: create, slot
 //! (the controller's), progress, result. What follows later is in `drift` (the node changes) and `undo` (the policy is gone).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub struct Worker<H> {
     retry_at: HashMap<String, (i64, Instant)>,
     /// For which generation and since when a policy waits for a slot.
     waiting: HashMap<String, (i64, Instant)>,
+    /// Policies whose enactments were there at the last pass.
+    there: BTreeSet<String>,
     /// Statuses that we wrote and the watch may not have brought back yet.
     written: HashMap<String, Status>,
     /// `metadata.uid` of the policies that the above is about.
@@ -122,6 +124,7 @@ impl<H: Host> Worker<H> {
             settled: HashMap::new(),
             retry_at: HashMap::new(),
             waiting: HashMap::new(),
+            there: BTreeSet::new(),
             written: HashMap::new(),
             uids: HashMap::new(),
         }
@@ -172,6 +175,7 @@ impl<H: Host> Worker<H> {
         let mut policies = self.stores.policies.state();
         policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
         self.forget_gone(policies.iter().map(|p| (p.name_any(), p.uid())).collect());
+        self.ask_anew();
         self.view = None;
         let mut soonest = None;
         let mut note = |name: &str, next: Result<Next, kube::Error>| match next {
@@ -209,6 +213,20 @@ impl<H: Host> Worker<H> {
             self.waiting.remove(name);
             self.written.remove(name);
             self.drift.forget(name);
+        }
+    }
+
+    /// Whoever waits for a slot with an enactment that somebody has deleted would wait in vain.
+    fn ask_anew(&mut self) {
+        let all = self.stores.enactments.state();
+        let there = all
+            .iter()
+            .filter_map(|e| e.labels().get(LABEL_POLICY).cloned())
+            .collect();
+        for gone in std::mem::replace(&mut self.there, there) {
+            if !self.there.contains(&gone) {
+                self.waiting.remove(&gone);
+            }
         }
     }
 
@@ -475,19 +493,35 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// Puts off the end of the slot as long as it is polled. A node that has lost its way to the apiserver loses the slot, too.
+    /// Puts off the end of the slot as long as it is polled. A node that has lost its way to the apiserver loses the slot, too; one whose
+    /// enactment somebody deletes meanwhile does not.
     async fn renew(&self, policy: &Policy, status: &Status) -> std::convert::Infallible {
         let api: Api<Enactment> = Api::all(self.apiserver.now());
         let name = nnce::name(&self.config.node_name, &policy.name_any());
         let mut slot = status.slot.clone().unwrap_or_default();
-        let mut pause = RENEW;
+        let (mut pause, mut gone) = (RENEW, false);
         loop {
             sleep(pause).await;
             slot = renewed(slot);
-            let patch = json!({ "status": { "slot": { "expires": slot.expires } } });
-            let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+            let mut renewal = json!({ "slot": { "expires": slot.expires } });
+            if gone && self.exists(policy) && self.post(policy, false).await.is_ok() {
+                let slot = Some(slot.clone());
+                renewal = json!(Status { slot, ..status.clone() });
+                patch::fit(&mut renewal);
+            }
+            let (params, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": renewal })));
             let done = timeout(CALL, api.patch_status(&name, &params, &patch)).await;
-            pause = if matches!(done, Ok(Ok(_))) { RENEW } else { AGAIN };
+            let was_gone = gone;
+            gone = match &done {
+                Ok(Ok(_)) => false,
+                Ok(Err(kube::Error::Api(e))) if e.code == 404 => true,
+                _ => gone,
+            };
+            pause = match (&done, gone && !was_gone) {
+                (Ok(Ok(_)), _) => RENEW,
+                (_, true) => Duration::ZERO,
+                _ => AGAIN,
+            };
         }
     }
 
@@ -725,6 +759,11 @@ impl<H: Host> Worker<H> {
     }
 
     async fn create(&mut self, policy: &Policy, waiting: bool) -> Result<(), kube::Error> {
+        self.written.remove(&policy.name_any());
+        self.post(policy, waiting).await
+    }
+
+    async fn post(&self, policy: &Policy, waiting: bool) -> Result<(), kube::Error> {
         let (node, name) = (&self.config.node_name, policy.name_any());
         let mut annotations = BTreeMap::new();
         if waiting {
@@ -755,7 +794,6 @@ impl<H: Host> Worker<H> {
             ..Enactment::default()
         };
         let api: Api<Enactment> = Api::all(self.apiserver.now());
-        self.written.remove(&name);
         match timeout(CALL, api.create(&PostParams::default(), &object)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(e))) if e.code == 409 => Ok(()),

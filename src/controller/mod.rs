@@ -154,6 +154,31 @@ struct Written {
     terminal: bool,
 }
 
+/// Policy → enactment → resourceVersion at which it was found to be silent indeed.
+#[derive(Debug, Default)]
+struct Asked(BTreeMap<String, BTreeMap<String, String>>);
+
+impl Asked {
+    /// Whom to ask of all that are silent. Who is not silent any more is forgotten.
+    fn about<'e>(&mut self, policy: &str, silent: Vec<&'e Enactment>) -> Vec<&'e Enactment> {
+        let mut known = self.0.remove(policy).unwrap_or_default();
+        known.retain(|name, version| {
+            let same = |e: &&Enactment| e.name == *name && e.resource_version.as_ref() == Some(version);
+            silent.iter().any(same)
+        });
+        let ask = silent.into_iter().filter(|e| !known.contains_key(&e.name)).collect();
+        if !known.is_empty() {
+            self.0.insert(policy.to_owned(), known);
+        }
+        ask
+    }
+
+    fn answered(&mut self, e: Enactment) {
+        let known = self.0.entry(e.policy).or_default();
+        known.extend(e.resource_version.map(|version| (e.name, version)));
+    }
+}
+
 struct Controller {
     policies: Api<NodeNetworkConfigurationPolicy>,
     enactments: Api<NodeNetworkConfigurationEnactment>,
@@ -163,8 +188,7 @@ struct Controller {
     // when to look at a policy again without an event
     wake: BTreeMap<String, Instant>,
     begin: (Timestamp, Instant),
-    // resourceVersion at which an enactment was found to be silent indeed
-    asked: BTreeMap<String, String>,
+    asked: Asked,
     // for the metrics
     nodes_hold: census::Nodes,
     slots: census::Slots,
@@ -188,7 +212,7 @@ impl Controller {
             written: BTreeMap::new(),
             wake: BTreeMap::new(),
             begin: (clock::now(), Instant::now()),
-            asked: BTreeMap::new(),
+            asked: Asked::default(),
             nodes_hold,
             slots: census::Slots::default(),
         }
@@ -283,16 +307,14 @@ impl Controller {
     /// A watch that brings nothing any more must not pass for nodes that have died: reads those whose slots have run out, once.
     async fn ask_the_silent(&mut self, policy: &str) -> anyhow::Result<()> {
         let silent = self.world.silent(policy, self.steady());
-        let known =
-            |e: &&Enactment| e.resource_version.is_some() && self.asked.get(&e.name) == e.resource_version.as_ref();
-        let silent: Vec<Enactment> = silent.into_iter().filter(|e| !known(e)).cloned().collect();
+        let silent: Vec<Enactment> = self.asked.about(policy, silent).into_iter().cloned().collect();
         let answers = join_all(silent.iter().map(|e| timeout(CALL, self.enactments.get_opt(&e.name)))).await;
         for (e, answer) in silent.into_iter().zip(answers) {
             // what is gone will be told by the watch
             if let Some(object) = answer.context("no answer")?? {
                 self.learn(Change::Enactment(Event::Apply(object)));
             }
-            self.asked.extend(e.resource_version.map(|version| (e.name, version)));
+            self.asked.answered(e);
         }
         Ok(())
     }
@@ -303,7 +325,8 @@ impl Controller {
         };
         let now = self.steady();
         let enactments = self.world.enactments(name);
-        let decision = decide(policy, self.world.nodes(), &enactments, now);
+        let deleted = self.world.deleted(name, now);
+        let decision = decide(policy, self.world.nodes(), &enactments, &deleted, now);
         let (held, allowed) = decision.slots;
         metrics::controller().slots(name, held, allowed);
         metrics::controller().expired(self.slots.expired(name, &enactments, now));
@@ -438,7 +461,8 @@ impl Controller {
     /// The watches may tell of an enactment before they tell of its policy or node: ask before it is deleted.
     async fn delete(&self, e: &Enactment) -> kube::Result<()> {
         let other = |policy: PartialObjectMeta<_>| e.policy_uid.is_some() && policy.metadata.uid != e.policy_uid;
-        let policy_gone = self.policies.get_metadata_opt(&e.policy).await?.is_none_or(other);
+        // one that can undo the policy goes with its node only
+        let policy_gone = !e.reverts && self.policies.get_metadata_opt(&e.policy).await?.is_none_or(other);
         if !policy_gone && self.nodes.get_metadata_opt(&e.node).await?.is_some() {
             return Ok(());
         }
@@ -567,6 +591,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_silent_is_asked_once_and_forgotten_when_it_speaks() {
+        let silent = |name: &str, version: &str| world::tests::silent(name, version);
+        let (a, b, later) = (silent("n1", "1"), silent("n2", "1"), silent("n1", "2"));
+        let mut asked = Asked::default();
+        let names = |all: Vec<&Enactment>| all.iter().map(|e| e.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(asked.about("br0", vec![&a, &b])), ["n1.br0", "n2.br0"]);
+        asked.answered(a.clone());
+        assert_eq!(names(asked.about("br0", vec![&a, &b])), ["n2.br0"], "no answer came");
+        asked.answered(b.clone());
+        assert!(asked.about("br0", vec![&a, &b]).is_empty());
+        assert_eq!(
+            names(asked.about("br0", vec![&later, &b])),
+            ["n1.br0"],
+            "it spoke since"
+        );
+        asked.about("br0", vec![]);
+        assert!(asked.0.is_empty());
+    }
+
+    #[test]
     fn a_status_that_stands_is_not_written_again() {
         let mut policy = policy(None);
         let now = Timestamp::UNIX_EPOCH;
@@ -577,6 +621,7 @@ mod tests {
                     ..Policy::default()
                 },
                 &BTreeMap::new(),
+                &[],
                 &[],
                 now,
             )

@@ -139,7 +139,7 @@ pub fn undoing<'a>(max: Option<&IntOrString>, left: &[&'a Enactment], now: Times
 }
 
 /// May begin or has begun, for whichever generation, and has not told the end.
-fn holds(e: &Enactment) -> bool {
+pub(super) fn holds(e: &Enactment) -> bool {
     let Some(slot) = e.slot.filter(|slot| slot.expires.is_some()) else {
         return false;
     };
@@ -173,11 +173,12 @@ pub fn max_unavailable(value: Option<&IntOrString>, matching: usize) -> usize {
     number.max(1)
 }
 
-/// Decides. `enactments` are the policy's, in order of their nodes' names.
+/// Decides. `enactments` are the policy's, in order of their nodes' names; `deleted` are the ends of slots whose enactments are gone.
 pub fn decide<'a>(
     policy: &Policy,
     nodes: &BTreeMap<String, Node>,
     enactments: &[&'a Enactment],
+    deleted: &[Timestamp],
     now: Timestamp,
 ) -> Decision<'a> {
     let matching: BTreeMap<&String, &Node> = nodes
@@ -200,7 +201,8 @@ pub fn decide<'a>(
 
     let most = max_unavailable(policy.spec.max_unavailable.as_ref(), matching.len());
     let failed = count(|s| s == Standing::Failed);
-    let holding = count(|s| matches!(s, Standing::Working | Standing::Retrying | Standing::Late)) + others.len();
+    let holding = count(|s| matches!(s, Standing::Working | Standing::Retrying | Standing::Late));
+    let holding = holding + others.len() + deleted.len();
     let late = known.iter().filter(|(_, standing)| *standing == Standing::Late);
     // those that undo it are looked after by `undoing`
     let idle = others.into_iter().filter(|e| !works(e, now) && !undoes(e));
@@ -271,6 +273,7 @@ pub fn decide<'a>(
         wake: enactments
             .iter()
             .filter_map(|e| ends(e, generation))
+            .chain(deleted.iter().copied())
             .filter(|end| *end > now)
             .min(),
         slots,
@@ -413,7 +416,7 @@ mod tests {
         let fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
         let refs: Vec<&Enactment> = fleet.iter().collect();
         let nodes = nodes(count);
-        let decision = decide(policy, &nodes, &refs, at(NOW));
+        let decision = decide(policy, &nodes, &refs, &[], at(NOW));
         let names = |list: &[&Enactment]| list.iter().map(|e| e.node.clone()).collect();
         (
             names(&decision.grants),
@@ -503,7 +506,7 @@ mod tests {
         let taken = |policy: &Policy, nodes: &BTreeMap<String, Node>, fleet: &[&str]| {
             let fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
             let refs: Vec<&Enactment> = fleet.iter().collect();
-            let decision = decide(policy, nodes, &refs, at(NOW));
+            let decision = decide(policy, nodes, &refs, &[], at(NOW));
             assert!(decision.grants.is_empty(), "{:?}", decision.grants);
             let names = decision.take_back.iter().map(|e| e.node.clone());
             names.collect::<Vec<String>>()
@@ -547,12 +550,12 @@ mod tests {
         let end = dead.slot.and_then(|slot| slot.expires).expect("it has one");
         let nodes = nodes(2);
         let waits = enactment("n2 waiting");
-        let decision = |now| decide(&policy("1"), &nodes, &[&dead, &waits], now).aborts.len();
+        let decision = |now| decide(&policy("1"), &nodes, &[&dead, &waits], &[], now).aborts.len();
         assert_eq!(decision(end), 0);
         assert_eq!(decision(end + GRACE), 1);
         dead.slot = None;
         assert!(
-            decide(&policy("1"), &nodes, &[&dead, &waits], end + GRACE)
+            decide(&policy("1"), &nodes, &[&dead, &waits], &[], end + GRACE)
                 .aborts
                 .is_empty()
         );
@@ -597,10 +600,10 @@ mod tests {
         );
         let mut fleet = [enactment("n1 mending"), enactment("n2 drifted")];
         let refs: Vec<&Enactment> = fleet.iter().collect();
-        assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).counts.drifted, 2);
+        assert_eq!(decide(&policy("1"), &nodes(2), &refs, &[], at(NOW)).counts.drifted, 2);
         fleet[0].conditions.pop();
         let refs: Vec<&Enactment> = fleet.iter().collect();
-        assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).counts.drifted, 1);
+        assert_eq!(decide(&policy("1"), &nodes(2), &refs, &[], at(NOW)).counts.drifted, 1);
     }
 
     #[test]
@@ -661,7 +664,7 @@ mod tests {
         });
         let waits = enactment("n2 waiting");
         let decision = |now| {
-            let decision = decide(&policy("1"), &nodes(2), &[&e, &waits], now);
+            let decision = decide(&policy("1"), &nodes(2), &[&e, &waits], &[], now);
             (decision.grants.len(), decision.aborts.len())
         };
         assert_eq!(decision(at(NOW)), (0, 0));
@@ -713,7 +716,7 @@ mod tests {
         let said_with = |fleet: &[&str]| {
             let fleet: Vec<Enactment> = fleet.iter().map(|text| enactment(text)).collect();
             let refs: Vec<&Enactment> = fleet.iter().collect();
-            let decision = decide(&policy("50%"), &nodes, &refs, at(NOW));
+            let decision = decide(&policy("50%"), &nodes, &refs, &[], at(NOW));
             (said(&decision.rollout), decision.terminal)
         };
         assert_eq!(
@@ -741,11 +744,26 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_whose_enactment_is_deleted_is_not_granted_to_another_one_before_it_ends() {
+        let waits = enactment("n2 waiting");
+        let decided = |deleted: &[Timestamp]| {
+            let nodes = nodes(2);
+            let decision = decide(&policy("1"), &nodes, &[&waits], deleted, at(NOW));
+            (decision.grants.len(), decision.wake, decision.slots)
+        };
+        assert_eq!(decided(&[at(NOW + 9)]), (0, Some(at(NOW + 9)), (1, 1)));
+        assert_eq!(decided(&[]), (1, None, (1, 1)));
+    }
+
+    #[test]
     fn the_next_end_of_a_slot_wakes_us() {
         let fleet = [enactment("n1 working"), enactment("n2 waiting lost")];
         let refs: Vec<&Enactment> = fleet.iter().collect();
-        assert_eq!(decide(&policy("1"), &nodes(2), &refs, at(NOW)).wake, Some(at(NOW + 60)));
+        assert_eq!(
+            decide(&policy("1"), &nodes(2), &refs, &[], at(NOW)).wake,
+            Some(at(NOW + 60))
+        );
         let done = [enactment("n1 available")];
-        assert_eq!(decide(&policy("1"), &nodes(1), &[&done[0]], at(NOW)).wake, None);
+        assert_eq!(decide(&policy("1"), &nodes(1), &[&done[0]], &[], at(NOW)).wake, None);
     }
 }

@@ -8,7 +8,9 @@ use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
 use super::SLOT;
+use super::rollout::holds;
 use crate::api::condition::is_true;
+use crate::api::nnce::UNDO;
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{
     ANNOTATION_POLICY_UID, ANNOTATION_WAITING, Condition, LABEL_POLICY, NodeNetworkConfigurationEnactment,
@@ -195,6 +197,8 @@ pub struct World {
     // policy → node → name of the enactment
     index: BTreeMap<String, BTreeMap<String, String>>,
     dirty: BTreeSet<String>,
+    // deleted by somebody while their nodes had a slot, by name
+    deleted: BTreeMap<String, Enactment>,
     /// What is heard next is heard at this time. A steady clock, which nobody sets.
     pub now: Timestamp,
 }
@@ -211,8 +215,10 @@ impl World {
             }
             Change::Enactment(event) => {
                 for (name, old) in self.enactments.apply(event, |object| enactment(object, now)) {
+                    self.remember(&name, old.as_ref());
                     self.reindex(&name, old);
                 }
+                self.deleted.retain(|_, e| holds_until(e).is_some_and(|end| end > now));
             }
             Change::Node(event) => {
                 if !self.nodes.apply(event, node).is_empty() {
@@ -220,6 +226,18 @@ impl World {
                     self.dirty.extend(self.index.keys().cloned());
                 }
             }
+        }
+    }
+
+    /// A node that is at work does not end with its enactment. It counts until the next one of that name says what the node does.
+    fn remember(&mut self, name: &str, old: Option<&Enactment>) {
+        let new = self.enactments.items.get(name);
+        let lasts = |old: &&Enactment| new.is_some_and(|new| new.uid == old.uid);
+        if let Some(old) = old.filter(|old| !lasts(old)) {
+            self.deleted.insert(name.to_owned(), old.clone());
+        }
+        if new.is_some_and(|new| new.asks.is_some() || new.generation.is_some()) {
+            self.deleted.remove(name);
         }
     }
 
@@ -296,6 +314,13 @@ impl World {
         self.named(policy).filter(|e| !self.policy_gone(e)).collect()
     }
 
+    /// Ends of slots whose enactments somebody deleted: their nodes may be at work all the same.
+    pub fn deleted(&self, policy: &str, now: Timestamp) -> Vec<Timestamp> {
+        let of = |e: &&Enactment| e.policy == policy && !self.policy_gone(e) && self.nodes.items.contains_key(&e.node);
+        let ends = self.deleted.values().filter(of).filter_map(holds_until);
+        ends.filter(|end| *end > now).collect()
+    }
+
     /// Enactments of a policy whose slots have run out, as nothing was heard of them.
     pub fn silent(&self, policy: &str, now: Timestamp) -> Vec<&Enactment> {
         let ran_out = |e: &&Enactment| e.slot.is_some_and(|slot| slot.expires.is_some_and(|end| end <= now));
@@ -317,6 +342,12 @@ impl World {
         let orphaned = |e: &&Enactment| !self.nodes.items.contains_key(&e.node) || self.policy_gone(e) && !e.reverts;
         self.named(policy).filter(orphaned).collect()
     }
+}
+
+/// When its slot ends, if it has one. An undo ends with the deletion of its enactment.
+fn holds_until(e: &Enactment) -> Option<Timestamp> {
+    let slot = e.slot.filter(|slot| slot.generation != UNDO && holds(e))?;
+    slot.expires
 }
 
 fn revision(object: &impl ResourceExt) -> u64 {
@@ -384,9 +415,15 @@ fn node(object: NodeObject) -> Option<Node> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use serde_json::json;
+
+    /// An enactment of `br0` at a resourceVersion.
+    pub fn silent(node: &str, version: &str) -> Enactment {
+        let revision = version.parse().unwrap();
+        enactment(nnce(node, "br0", revision), Timestamp::UNIX_EPOCH).unwrap()
+    }
 
     fn nnce(node: &str, policy: &str, revision: u32) -> NodeNetworkConfigurationEnactment {
         serde_json::from_value(json!({
@@ -500,6 +537,55 @@ mod tests {
         world.apply(Change::Enactment(Event::InitDone));
         assert_eq!(names(&world.enactments("br0")), ["n1.br0"]);
         assert!(world.enactments("gone").is_empty());
+    }
+
+    #[test]
+    fn a_node_whose_enactment_is_deleted_while_it_works_counts_until_it_speaks_or_its_slot_ends() {
+        let mut world = listed();
+        world.apply(Change::Enactment(Event::InitDone));
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let told = |uid: &str, revision: u32, status: serde_json::Value| {
+            let mut e = nnce("n1", "br0", revision);
+            e.metadata.uid = Some(uid.into());
+            e.status = serde_json::from_value(status).ok();
+            e
+        };
+        let (granted, expires) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
+        let slot =
+            |generation: i64, expires: &str| json!({"generation": generation, "granted": granted, "expires": expires});
+        let working = json!({"policyGeneration": 1, "slot": slot(1, expires), "conditions": [{"type": "Progressing", "status": "True"}]});
+        let mut gone = |status: serde_json::Value, revision: u32| {
+            world.apply(Change::Enactment(Event::Apply(told("a", revision, status.clone()))));
+            world.apply(Change::Enactment(Event::Delete(told("a", revision, status))));
+            (world.deleted("br0", at(59)), world.deleted("br0", at(60)))
+        };
+        assert_eq!(gone(working.clone(), 10), (vec![at(60)], vec![]));
+        // through with it, had none, undoes another one
+        let done = json!({"policyGeneration": 1, "slot": slot(1, granted), "conditions": [{"type": "Available", "status": "True"}]});
+        for (revision, other) in [
+            (20, done),
+            (21, json!({"policyGeneration": 1})),
+            (22, json!({"slot": slot(UNDO, expires)})),
+        ] {
+            assert_eq!(gone(other, revision), (vec![], vec![]));
+        }
+        gone(working.clone(), 30);
+        // made anew, but it says nothing yet
+        world.apply(Change::Enactment(Event::Apply(told("b", 31, json!({})))));
+        assert_eq!(world.deleted("br0", at(1)), [at(60)]);
+        world.apply(Change::Enactment(Event::Apply(told("b", 32, working.clone()))));
+        assert!(world.deleted("br0", at(1)).is_empty());
+        // deleted and made again between two looks
+        world.apply(Change::Enactment(Event::Apply(told("c", 33, json!({})))));
+        assert_eq!(world.deleted("br0", at(1)), [at(60)]);
+        world.apply(Change::Node(Event::Delete(a_node("n1"))));
+        assert!(
+            world.deleted("br0", at(1)).is_empty(),
+            "a node that is gone does not count"
+        );
+        world.now = at(61);
+        world.apply(Change::Enactment(Event::Apply(nnce("n2", "br0", 34))));
+        assert!(world.deleted.is_empty(), "nothing is kept for ever");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Map, Value, json};
 
-use crate::api::nmstate::{LogLevel, NMStateSpec};
+use crate::admission::certificates::Knobs;
+use crate::api::nmstate::{LogLevel, NMStateSpec, SelfSignConfiguration};
 use crate::yaml;
 
 /// The same text that people apply without an installer.
@@ -110,6 +111,7 @@ fn controller(object: &mut Value, install: &Install<'_>) -> Result<(), String> {
     );
     set(pod, "affinity", spec.infra_affinity.clone());
     let certificates = spec.self_sign_configuration.clone().unwrap_or_default();
+    accepted(&certificates).map_err(|e| format!("spec.selfSignConfiguration{e}"))?;
     let metrics = spec.metrics_configuration.clone().unwrap_or_default().bind_address;
     // `:8089` is what kubernetes-nmstate takes for every address
     let address = if metrics.starts_with(':') {
@@ -138,6 +140,23 @@ fn controller(object: &mut Value, install: &Install<'_>) -> Result<(), String> {
             .for_each(|p| p["containerPort"] = json!(port));
     }
     Ok(())
+}
+
+/// What the controller would refuse at its start, over and over.
+fn accepted(wish: &SelfSignConfiguration) -> Result<(), String> {
+    let read = |key: &str, text: &str, usual: &str| {
+        let text = if text.is_empty() { usual } else { text };
+        let length = text.parse::<jiff::SignedDuration>();
+        length.map_err(|_| format!(".{key}: '{text}' is no length of time, such as 24h0m0s"))
+    };
+    let [ca_rotate, ca_overlap, cert_rotate, cert_overlap] = Knobs::USUAL;
+    let knobs = Knobs {
+        ca_rotate: read("caRotateInterval", &wish.ca_rotate_interval, ca_rotate)?,
+        ca_overlap: read("caOverlapInterval", &wish.ca_overlap_interval, ca_overlap)?,
+        cert_rotate: read("certRotateInterval", &wish.cert_rotate_interval, cert_rotate)?,
+        cert_overlap: read("certOverlapInterval", &wish.cert_overlap_interval, cert_overlap)?,
+    };
+    knobs.checked().map(drop).map_err(|e| format!(": {e}"))
 }
 
 fn set(pod: &mut Value, key: &str, value: Option<Value>) {

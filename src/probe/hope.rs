@@ -17,23 +17,30 @@ pub struct Gateway {
     pub link: u32,
 }
 
-/// Default gateways of the main table, best metric first.
+/// The default gateways of the main table that packets take: in each family those of the best metric.
 pub fn gateways(facts: &Facts) -> Vec<Gateway> {
-    let mut routes: Vec<&Route> = facts
+    let routes = facts
         .routes
         .iter()
-        .filter(|r| r.table == 254 && r.kind == 1 && r.destination.prefix_len() == 0)
-        .collect();
-    routes.sort_by_key(|r| r.metric.unwrap_or(0));
-    routes
-        .iter()
+        .filter(|r| r.table == 254 && r.kind == 1 && r.destination.prefix_len() == 0);
+    let place = |r: &Route| (r.destination.addr().is_ipv6(), r.metric.unwrap_or(0));
+    let all: Vec<_> = routes
         .filter_map(|r| {
-            Some(Gateway {
+            let gateway = Gateway {
                 ip: r.gateway?,
                 link: r.link?,
-            })
+            };
+            Some((place(r), gateway))
         })
-        .collect()
+        .collect();
+    let best = |v6: bool| {
+        all.iter()
+            .filter(|((family, _), _)| *family == v6)
+            .map(|(place, _)| *place)
+            .min()
+    };
+    let taken = all.iter().filter(|(place, _)| best(place.0) == Some(*place));
+    taken.map(|(_, gateway)| gateway.clone()).collect()
 }
 
 /// Some with the reason where the probe cannot pass any more as the node stands.
@@ -53,11 +60,11 @@ pub fn lost(
             }
             now => now.iter().map(|g| g.ip).collect(),
         },
-        ProbeKind::Dns(_) if facts.dns.servers.is_empty() => {
+        ProbeKind::Dns(_) if facts.dns.asked().is_empty() => {
             let rests = settled(facts, touched, false) && settled(facts, touched, true);
             return rests.then(|| "no name server is left".to_owned());
         }
-        ProbeKind::Dns(_) => facts.dns.servers.iter().filter_map(|s| s.parse().ok()).collect(),
+        ProbeKind::Dns(_) => facts.dns.asked().iter().filter_map(|s| s.parse().ok()).collect(),
         ProbeKind::ApiServer | ProbeKind::NodeReadiness => cluster?.address().into_iter().collect(),
         ProbeKind::Tcp(host, _) | ProbeKind::Ping(host) => host.parse().ok().into_iter().collect(),
         ProbeKind::Http(_) => vec![],
@@ -198,6 +205,23 @@ mod tests {
             None,
             "a name may resolve again"
         );
+    }
+
+    #[test]
+    fn a_gateway_that_no_packet_takes_proves_nothing() {
+        let mut facts = node(100, &[]);
+        for (to, via, metric) in [
+            ("0.0.0.0/0", "192.0.2.1", 100),
+            ("0.0.0.0/0", "192.0.2.99", 5),
+            ("0.0.0.0/0", "192.0.2.98", 5),
+            ("::/0", "2001:db8::1", 1024),
+        ] {
+            let mut route = node(100, &[(to, Some(via))]).routes.remove(0);
+            route.metric = Some(metric);
+            facts.routes.push(route);
+        }
+        let all: Vec<String> = gateways(&facts).iter().map(|g| g.ip.to_string()).collect();
+        assert_eq!(all, ["192.0.2.99", "192.0.2.98", "2001:db8::1"]);
     }
 
     #[test]

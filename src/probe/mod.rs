@@ -416,7 +416,7 @@ impl Prober {
         let asked = async {
             match &spec.kind {
                 ProbeKind::Gateway => ping::gateways(&hope::gateways(facts)).await,
-                ProbeKind::Dns(host) => dns::ask(&facts.dns.servers, host.as_deref()).await,
+                ProbeKind::Dns(host) => dns::ask(facts.dns.asked(), host.as_deref()).await,
                 ProbeKind::ApiServer => api_server::reach(self.cluster.as_ref()).await,
                 ProbeKind::NodeReadiness => api_server::node_ready(self.cluster.as_ref()).await,
                 ProbeKind::Tcp(host, port) => target::tcp(host, *port).await,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use surge_ping::{Client, Config, ICMP, PingIdentifier, PingSequence};
+use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence};
 
 use super::ROUND;
 use super::hope::Gateway;
@@ -37,9 +37,19 @@ pub async fn echo(ip: IpAddr, link: Option<u32>) -> Result<(), String> {
         pinger.scope_id(link);
     }
     let payload = [0u8; 32];
-    pinger
-        .ping(PingSequence(0), &payload)
-        .await
-        .map(|_| ())
-        .map_err(|e| format!("no echo from {ip}: {e}"))
+    let answer = pinger.ping(PingSequence(0), &payload).await;
+    let (packet, _) = answer.map_err(|e| format!("no echo from {ip}: {e}"))?;
+    // surge-ping takes an error that quotes the request for an answer; the kernel sends one where a neighbour does not answer ARP
+    match refused(&packet) {
+        None => Ok(()),
+        Some(by) => Err(format!("no echo from {ip}: {by} says that it cannot be reached")),
+    }
+}
+
+/// Who says so, where it is no echo reply.
+fn refused(packet: &IcmpPacket) -> Option<IpAddr> {
+    match packet {
+        IcmpPacket::V4(p) => (p.get_icmp_type().0 != 0).then(|| p.get_source().into()),
+        IcmpPacket::V6(p) => (p.get_icmpv6_type().0 != 129).then(|| p.get_source().into()),
+    }
 }

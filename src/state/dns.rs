@@ -295,12 +295,10 @@ pub fn from_facts(facts: &Facts) -> DnsResolver {
             of_profiles(holders.filter_map(|d| Some((d.interface.as_str(), active(d)?))))
         }
     };
-    // what interfaces have is told too, but not asked while there is a global setting
-    let global = facts.dns.global.as_ref();
-    let in_force = |of: fn(&GlobalDns) -> &Vec<String>, told: &Vec<String>| global.map_or(told, of).clone();
+    let searches = facts.dns.global.as_ref().map_or(&facts.dns.searches, |g| &g.searches);
     let running = Dns {
-        server: Some(in_force(|g| &g.servers, &facts.dns.servers)),
-        search: Some(in_force(|g| &g.searches, &facts.dns.searches)),
+        server: Some(facts.dns.asked().to_vec()),
+        search: Some(searches.clone()),
         // NetworkManager tells servers and domains in force; options come from its configuration alone
         options: config.options.clone(),
     };

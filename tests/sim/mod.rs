@@ -277,6 +277,8 @@ pub enum Happening {
     NodeLeaves(usize, u64),
     /// The Node object goes and comes at once; its agent lives.
     NodeReplaced(usize),
+    /// Somebody deletes a node's enactment.
+    EnactmentDeleted(usize),
 }
 
 pub const WIDTHS: [&str; 5] = ["1", "2", "3", "34%", "50%"];
@@ -463,6 +465,7 @@ impl Simulation {
                 }
                 self.start(&name);
             }
+            Deed::Forget(name) => self.server.delete(ENACTMENTS, &format!("{name}.{POLICY}")),
             Deed::Replace(name) => {
                 if self.server.get(NODES, &name).is_some() {
                     self.server.delete(NODES, &name);
@@ -559,6 +562,7 @@ enum Deed {
     Label(String, &'static str),
     Leave(String),
     Join(String),
+    Forget(String),
     Replace(String),
 }
 
@@ -606,6 +610,7 @@ fn deeds(what: &Happening, nodes: usize, content: &mut u32, width: &mut usize) -
         ],
         Happening::Relabelled(n, t) => vec![(0, Deed::Label(node(n), "b")), (*t, Deed::Label(node(n), "a"))],
         Happening::NodeLeaves(n, t) => vec![(0, Deed::Leave(node(n))), (*t, Deed::Join(node(n)))],
+        Happening::EnactmentDeleted(n) => vec![(0, Deed::Forget(node(n)))],
         Happening::NodeReplaced(n) => vec![(0, Deed::Replace(node(n)))],
     }
 }

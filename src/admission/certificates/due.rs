@@ -37,6 +37,9 @@ pub enum Step {
 }
 
 impl Knobs {
+    /// What stands where nothing is said, in the same order.
+    pub const USUAL: [&str; 4] = ["8760h0m0s", "24h0m0s", "4380h0m0s", "24h0m0s"];
+
     /// Refuses what would never come to rest. The error names the flag.
     pub fn checked(mut self) -> Result<Self, String> {
         for (name, rotate, overlap) in [
