@@ -31,6 +31,7 @@ namespaces() {
   lacks ping iputils-ping
   lacks nsenter util-linux
   lacks openssl openssl
+  lacks busybox busybox
   lacks ovs-vswitchd openvswitch-switch
   if ! python -c 'import asyncio, ctypes, json' 2>/dev/null; then
     lacking+=(python3)
