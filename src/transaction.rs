@@ -11,6 +11,7 @@ use crate::host::{Checkpoint, Effect, Host, HostError, Step};
 use crate::metrics::{self, Round};
 use crate::plan::{self, Plan, verify};
 use crate::probe::{Baseline, Look, ProbeResult, Prober};
+use crate::profile::Profile;
 use crate::scalar::Id;
 use crate::state::NetworkState;
 
@@ -437,8 +438,13 @@ fn flushed(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Vec<St
         return vec![];
     }
     let up = |name: &&String| facts.device(name).is_some_and(|d| d.state == 100);
+    let has_ip = |p: &&Profile| {
+        ["ipv4", "ipv6"]
+            .iter()
+            .any(|ip| matches!(p.str(ip, "method"), Some("auto" | "manual")))
+    };
     let reapply = |name: &String| {
-        facts.own_profile(name)?;
+        facts.own_profile(name).filter(has_ip)?;
         let uuid = facts.active_profile(name)?.uuid().to_owned();
         let iface = Id::kernel(name);
         Some(Step::Reapply { iface, uuid })

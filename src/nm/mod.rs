@@ -188,10 +188,7 @@ impl NetworkManager {
                         if let Some(Value::U32s(list)) = codec::property(properties, "Capabilities") {
                             facts.nm_capabilities = list;
                         }
-                        facts.dns.global = match codec::property(properties, "GlobalDnsConfiguration") {
-                            Some(Value::Dict(d)) => global_dns(&d),
-                            _ => None,
-                        };
+                        facts.dns.global = global_dns(properties);
                     }
                     "org.freedesktop.NetworkManager.Settings" => {
                         facts.hostname.config = Some(string(properties, "Hostname")).filter(|h| !h.is_empty());
@@ -414,17 +411,8 @@ impl NetworkManager {
             .map_err(failed(format!("removing the link {label}")))
     }
 
-    /// Sets or clears the global DNS configuration. Where it is so already nothing is written: NetworkManager refuses even that where the
-    /// configuration comes from its file, and then what was never changed could not be undone.
+    /// Sets or clears the global DNS configuration.
     pub async fn set_global_dns(&self, dns: Option<&GlobalDns>) -> Result<(), HostError> {
-        let manager = self.manager().await?;
-        let now = call("Properties", manager.global_dns_configuration())
-            .await
-            .map_err(failed("reading the global DNS configuration"))?;
-        let entry = |key: &String| Some((key.clone(), codec::property(&now, key)?));
-        if global_dns(&now.keys().filter_map(entry).collect()).as_ref() == dns {
-            return Ok(());
-        }
         let mut value: HashMap<String, Variant<'_>> = HashMap::new();
         if let Some(GlobalDns {
             servers,
@@ -438,7 +426,7 @@ impl NetworkManager {
             value.insert("searches".to_owned(), Variant::from(searches.clone()));
             value.insert("options".to_owned(), Variant::from(options.clone()));
         }
-        call("Properties", manager.set_global_dns_configuration(value))
+        call("Properties", self.manager().await?.set_global_dns_configuration(value))
             .await
             .map_err(failed("setting the global DNS configuration"))
     }
@@ -545,7 +533,10 @@ fn strs(d: &Dict, key: &str) -> Vec<String> {
     }
 }
 
-fn global_dns(d: &Dict) -> Option<GlobalDns> {
+fn global_dns(properties: &Properties) -> Option<GlobalDns> {
+    let Some(Value::Dict(d)) = codec::property(properties, "GlobalDnsConfiguration") else {
+        return None;
+    };
     let servers = match d.get("domains") {
         Some(Value::Dict(domains)) => match domains.get("*") {
             Some(Value::Dict(any)) => strs(any, "servers"),
@@ -555,8 +546,8 @@ fn global_dns(d: &Dict) -> Option<GlobalDns> {
     };
     let dns = GlobalDns {
         servers,
-        searches: strs(d, "searches"),
-        options: strs(d, "options"),
+        searches: strs(&d, "searches"),
+        options: strs(&d, "options"),
     };
     (dns != GlobalDns::default()).then_some(dns)
 }

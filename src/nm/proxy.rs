@@ -29,8 +29,6 @@ pub trait Manager {
     #[zbus(property)]
     fn checkpoints(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
     #[zbus(property)]
-    fn global_dns_configuration(&self) -> zbus::Result<HashMap<String, OwnedVariant>>;
-    #[zbus(property)]
     fn set_global_dns_configuration(&self, value: HashMap<String, Variant<'_>>) -> zbus::Result<()>;
 }
 
