@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
-use crate::facts::Device;
+use crate::facts::{Device, Facts};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
 use crate::ovs::Database;
-use crate::scalar::Id;
+use crate::scalar::{Id, Space};
 use crate::transaction::Phase;
 
 mod ovs;
@@ -26,6 +26,8 @@ const REST: Duration = Duration::from_secs(60);
 const FOLLOW: Duration = Duration::from_secs(1);
 /// How long a device may take to go down before it is activated anew.
 const DOWN: Duration = Duration::from_secs(15);
+/// How long `ovs-vswitchd` may take to make the link that a device waits for.
+const LINK: Duration = Duration::from_secs(15);
 /// How long a link may take to appear that NetworkManager was told to make.
 const APPEAR: Duration = Duration::from_secs(5);
 
@@ -320,12 +322,20 @@ impl LiveHost {
         let begin = Instant::now();
         while begin.elapsed() < REST {
             let Ok(seen) = self.observe().await else { return };
-            if !seen.facts.devices.iter().any(moving) {
+            if at_rest(&seen.facts, begin) {
                 return;
             }
             self.changed(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// No device is on its way, and none that is being brought up since `begin` still lacks its link, which `ovs-vswitchd` makes in its own time.
+fn at_rest(facts: &Facts, begin: Instant) -> bool {
+    let linkless =
+        |d: &Device| d.managed && d.state == 70 && d.space() == Space::Kernel && facts.link(&d.interface).is_none();
+    let coming = begin.elapsed() < LINK && facts.devices.iter().any(linkless);
+    !coming && !facts.devices.iter().any(moving)
 }
 
 /// On its way up or down. A device that waits for DHCP is as it was before.
@@ -340,7 +350,7 @@ impl Host for LiveHost {
             events.0.mark_unchanged();
             events.1.mark_unchanged();
         }
-        let mut said = crate::facts::Facts::default();
+        let mut said = Facts::default();
         let (facts, filled, ovs) = tokio::join!(self.kernel.dump(), self.nm.fill(&mut said), self.ovs.read());
         let mut facts = facts?;
         filled?;

@@ -78,7 +78,7 @@ impl LiveHost {
                     debug!("{e}");
                 }
             }
-            if !seen.facts.devices.iter().any(super::moving) || begin.elapsed() >= super::REST {
+            if super::at_rest(&seen.facts, begin) || begin.elapsed() >= super::REST {
                 return Some(seen);
             }
             self.changed(Duration::from_secs(1)).await;
