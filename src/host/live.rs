@@ -501,3 +501,28 @@ impl Host for LiveHost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Link;
+
+    #[test]
+    fn a_device_is_on_its_way_until_its_link_is_there() {
+        let mut facts = Facts::default();
+        facts.devices.push(Device {
+            interface: "ovs0".to_owned(),
+            state: 70,
+            managed: true,
+            ..Device::default()
+        });
+        let begin = Instant::now();
+        assert!(!at_rest(&facts, begin));
+        assert!(at_rest(&facts, begin - LINK), "it does not come any more");
+        facts.links.push(Link {
+            name: "ovs0".to_owned(),
+            ..Link::default()
+        });
+        assert!(at_rest(&facts, begin), "it waits for DHCP");
+    }
+}
