@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{NETWRIGHT, Node, may_run, said};
+use common::{NETWRIGHT, Node, may_run, must, said};
 
 const BRIDGE: &str = "interfaces:
 - name: br0
@@ -260,6 +260,9 @@ spec:
     let mut plan = node.command(NETWRIGHT, &["plan"]);
     let planned = said(&plan.arg(&file).output().expect("netwright starts"));
     assert!(planned.contains("beside mgmt0 of node01"), "{planned}");
+    let mut format = node.command(NETWRIGHT, &["format"]);
+    let formatted = must(format.arg(&file));
+    assert!(formatted.contains("description: beside mgmt0 of node01"), "{formatted}");
     let out = node.apply(&wish, &["--no-probes"]);
     assert!(out.status.success(), "{}", said(&out));
     assert!(said(&node.apply(&wish, &["--no-probes"])).contains("nothing to change"));

@@ -11,9 +11,14 @@ use crate::nm::keyfile;
 use crate::plan::{self, diff, offline, revert};
 use crate::yaml;
 
-/// `netwright format`: reads a document and prints it in the usual order.
-pub fn format(file: &Path) -> anyhow::Result<()> {
-    output::print(&input::state(file)?, false)
+/// `netwright format`: reads a document and prints it in the usual order. What captures look for is filled in from this node.
+pub async fn format(file: &Path) -> anyhow::Result<()> {
+    let document = input::document(file)?;
+    let seen = match document.needs_node() {
+        true => apply::observation(None).await?,
+        false => Observation::default(),
+    };
+    output::print(&document.desired(&seen)?, false)
 }
 
 /// Flags of `netwright validate`.

@@ -101,7 +101,7 @@ pub fn document(file: &Path) -> anyhow::Result<Document> {
 pub fn state(file: &Path) -> anyhow::Result<NetworkState> {
     let document = document(file)?;
     if document.needs_node() {
-        let reason = "captures look at a node, and this command does not: `plan` and `apply` do";
+        let reason = "captures look at a node, and this command does not: `plan`, `apply` and `format` do";
         return Err(Invalid::new("capture", reason).into());
     }
     Ok(document.desired(&Observation::default())?)

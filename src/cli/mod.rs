@@ -284,7 +284,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => apply::plan(args).await?,
         Command::Commit(args) => checkpoint::commit(&args).await?,
         Command::Rollback(args) => checkpoint::rollback(&args).await?,
-        Command::Format { file } => documents::format(&file)?,
+        Command::Format { file } => documents::format(&file).await?,
         Command::Validate(args) => documents::validate(&args)?,
         Command::Gd { new, old } => documents::differences(&new, &old)?,
         Command::Gr(args) => documents::revert(&args).await?,
