@@ -1,13 +1,17 @@
 //! One of the running name servers answers.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hickory_resolver::Resolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::runtime::{RuntimeProvider, TokioRuntimeProvider};
 use hickory_resolver::proto::rr::RecordType;
+use tokio::net::UdpSocket;
 
 use super::ROUND;
 
@@ -16,14 +20,20 @@ const ROOT_SERVERS: &str = "root-servers.net.";
 
 /// Asks all servers at once; the first answer suffices.
 pub async fn ask(servers: &[String], host: Option<&str>) -> Result<(), String> {
-    let addresses: Vec<IpAddr> = servers
+    let scoped = |s: &String| {
+        let (ip, scope) = s
+            .split_once('%')
+            .map_or((s.as_str(), None), |(ip, scope)| (ip, Some(scope)));
+        Some((ip.parse::<IpAddr>().ok()?, scope.map(str::to_owned)))
+    };
+    let mut asked: FuturesUnordered<_> = servers
         .iter()
-        .filter_map(|s| s.split('%').next()?.parse().ok())
+        .filter_map(scoped)
+        .map(|(ip, scope)| one(ip, scope, host))
         .collect();
-    if addresses.is_empty() {
+    if asked.is_empty() {
         return Err("no name server is configured".to_owned());
     }
-    let mut asked: FuturesUnordered<_> = addresses.iter().map(|ip| one(*ip, host)).collect();
     let mut why = String::new();
     while let Some(said) = asked.next().await {
         match said {
@@ -34,9 +44,56 @@ pub async fn ask(servers: &[String], host: Option<&str>) -> Result<(), String> {
     Err(why)
 }
 
-async fn one(server: IpAddr, host: Option<&str>) -> Result<(), String> {
-    let config = ResolverConfig::from_name_servers(vec![NameServerConfig::udp_and_tcp(server)]);
-    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+/// Sockets that leave by one interface, without which a link-local address leads nowhere.
+#[derive(Clone)]
+struct Through {
+    tokio: TokioRuntimeProvider,
+    interface: Option<String>,
+}
+
+impl RuntimeProvider for Through {
+    type Handle = <TokioRuntimeProvider as RuntimeProvider>::Handle;
+    type Timer = <TokioRuntimeProvider as RuntimeProvider>::Timer;
+    type Udp = UdpSocket;
+    type Tcp = <TokioRuntimeProvider as RuntimeProvider>::Tcp;
+
+    fn create_handle(&self) -> Self::Handle {
+        self.tokio.create_handle()
+    }
+
+    fn connect_tcp(
+        &self,
+        server: SocketAddr,
+        from: Option<SocketAddr>,
+        limit: Option<Duration>,
+    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
+        self.tokio.connect_tcp(server, from, limit)
+    }
+
+    fn bind_udp(&self, from: SocketAddr, _: SocketAddr) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
+        let interface = self.interface.clone();
+        Box::pin(async move {
+            let socket = UdpSocket::bind(from).await?;
+            if let Some(interface) = interface {
+                socket.bind_device(Some(interface.as_bytes()))?;
+            }
+            Ok(socket)
+        })
+    }
+}
+
+async fn one(server: IpAddr, scope: Option<String>, host: Option<&str>) -> Result<(), String> {
+    // TCP is for long answers only; over it a link-local server is not reached
+    let asked = match scope {
+        None => NameServerConfig::udp_and_tcp(server),
+        Some(_) => NameServerConfig::udp(server),
+    };
+    let config = ResolverConfig::from_name_servers(vec![asked]);
+    let through = Through {
+        tokio: TokioRuntimeProvider::default(),
+        interface: scope,
+    };
+    let mut builder = Resolver::builder_with_config(config, through);
     let options = builder.options_mut();
     options.timeout = ROUND;
     options.attempts = 1;

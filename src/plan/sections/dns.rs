@@ -32,7 +32,7 @@ pub fn spread(view: &View<'_>, out: &mut Sections) -> Result<(), Invalid> {
     let wanted = Dns::merge(wish, &now);
     let at = |e: Invalid| e.under("dns-resolver.config");
     for scope in wanted.scopes() {
-        view.family(&Id::kernel(scope), true)
+        view.family_with_dns(&Id::kernel(scope), true)
             .map_err(|why| at(Invalid::new("server", why)))?;
     }
     if wanted.is_like(&now) && holders.leaving.is_empty() {
@@ -123,8 +123,9 @@ impl Holders {
         }
         // with a global setting in force nobody asks them
         let used = view.seen.facts.dns.global.is_none();
-        let goes =
-            |(id, ipv6, _): &&(Id, bool, Share)| used && view.graph.contains_key(id) && view.family(id, *ipv6).is_err();
+        let goes = |(id, ipv6, _): &&(Id, bool, Share)| {
+            used && view.graph.contains_key(id) && view.family_with_dns(id, *ipv6).is_err()
+        };
         let leaving = shares.iter().filter(goes).cloned().collect();
         Holders { shares, leaving }
     }
@@ -167,7 +168,7 @@ fn candidates(view: &View<'_>, holders: &Holders) -> Vec<Id> {
 /// Gives each run of servers a family of an interface of its own, in order; search domains and options go with the first.
 fn place(view: &View<'_>, wanted: &Dns, holders: &Holders) -> Result<Placed, Invalid> {
     let ids = candidates(view, holders);
-    let can = |id: &Id, ipv6: bool| view.can_keep(id, ipv6);
+    let can = |id: &Id, ipv6: bool| view.can_keep(id, ipv6) && view.family_with_dns(id, ipv6).is_ok();
     let mut placed: Placed = vec![];
     let main = wanted.scopes().next().map(Id::kernel);
     for (nth, run) in (0i32..).zip(wanted.runs()) {
@@ -230,7 +231,7 @@ fn move_on(view: &View<'_>, holders: &Holders, out: &mut Sections) -> Result<(),
     }
     let goes = |server: &String| {
         let scope = server.split_once('%').map(|(_, scope)| Id::kernel(scope));
-        scope.is_some_and(|id| view.family(&id, true).is_err())
+        scope.is_some_and(|id| view.family_with_dns(&id, true).is_err())
     };
     let mut wanted = configured(view);
     wanted.server.iter_mut().for_each(|list| list.retain(|s| !goes(s)));

@@ -54,6 +54,24 @@ pub struct View<'a> {
     pub options: Options,
 }
 
+/// How far an interface gets with an IP family.
+enum Reach {
+    Nothing,
+    /// IPv6 without any address but the link-local one.
+    LinkLocal,
+    Routed,
+}
+
+impl Reach {
+    fn of(ip: &Ip, ipv6: bool) -> Self {
+        match ip.is_enabled() {
+            false => Reach::Nothing,
+            true if ipv6 && !ip.is_in_use(false) => Reach::LinkLocal,
+            true => Reach::Routed,
+        }
+    }
+}
+
 impl View<'_> {
     /// Whether an interface will have an IP family; why not.
     fn family(&self, id: &Id, ipv6: bool) -> Result<(), String> {
@@ -83,30 +101,47 @@ impl View<'_> {
             return Err(format!("'{name}' is a port of {} and has no IP", controller.name));
         }
         let word = if ipv6 { "IPv6" } else { "IPv4" };
-        match self.family_on(id, ipv6) {
-            true => Ok(()),
-            false => Err(format!("{word} is not enabled on '{name}'")),
+        match self.reach(id, ipv6) {
+            Reach::Nothing => Err(format!("{word} is not enabled on '{name}'")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for name servers and search domains, which NetworkManager does not take beside `ipv6.method` link-local.
+    fn family_with_dns(&self, id: &Id, ipv6: bool) -> Result<(), String> {
+        self.family(id, ipv6)?;
+        match self.reach(id, ipv6) {
+            Reach::LinkLocal => Err(format!(
+                "'{}' has no IPv6 but its link-local address, and NetworkManager keeps no name servers with that; it needs an address, autoconf or dhcp",
+                id.name
+            )),
+            _ => Ok(()),
         }
     }
 
     /// As asked for; else as it is; of an interface that is down as its profile has it.
-    fn family_on(&self, id: &Id, ipv6: bool) -> bool {
+    fn reach(&self, id: &Id, ipv6: bool) -> Reach {
         let touched = self.graph.get(id);
         let wish = touched.and_then(|t| t.wish.ip(ipv6));
         let bare = self.options.override_iface && touched.is_some_and(|t| t.named);
         let current = self.seen.interface(id).filter(|_| !bare);
         let now = current.and_then(|c| c.ip(ipv6));
         if let Some(wish) = wish {
-            return Ip::merge(wish, now).is_in_use(ipv6);
+            let after = Ip::merge(wish, now);
+            return match after.is_in_use(ipv6) {
+                true => Reach::of(&after, ipv6),
+                false => Reach::Nothing,
+            };
         }
         let section = if ipv6 { "ipv6" } else { "ipv4" };
         let down = current.is_none_or(|c| c.base.state == Some(State::Down));
         match Stock::of(id, self.seen).base.filter(|_| down && !bare) {
-            Some(base) => base
-                .profile
-                .str(section, "method")
-                .is_some_and(|m| !matches!(m, "disabled" | "ignore")),
-            None => now.is_some_and(|ip| ip.is_enabled()),
+            Some(base) => match base.profile.str(section, "method") {
+                None | Some("disabled" | "ignore") => Reach::Nothing,
+                Some("link-local") => Reach::LinkLocal,
+                Some(_) => Reach::Routed,
+            },
+            None => now.map_or(Reach::Nothing, |ip| Reach::of(ip, ipv6)),
         }
     }
 
