@@ -234,7 +234,7 @@ fn replace(
 ) -> Result<Value, PolicyError> {
     let (only, path) = picked(&target.rest);
     let count = entries(source, target, input)?.len();
-    if only.map_or(count == 0, |i| i >= count) {
+    if only.is_some_and(|i| i >= count) {
         let message = format!("not found: {} has {count} entries", target.list.join("."));
         return Err(source.fault(target.rest[0].at, message));
     }

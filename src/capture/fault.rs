@@ -19,7 +19,7 @@ pub struct PolicyError {
 const SHOWN: usize = 80;
 
 impl PolicyError {
-    pub(super) fn new(text: &[char], at: usize, message: String) -> Self {
+    pub(super) fn new(text: &[char], at: usize, message: &str) -> Self {
         let at = at.min(text.len());
         let begin = text[..at].iter().rposition(|c| *c == '\n').map_or(0, |i| i + 1);
         let end = text[at..]
@@ -31,7 +31,8 @@ impl PolicyError {
         let line: String = text[from..end.min(at + SHOWN)].iter().map(plain).collect();
         PolicyError {
             kind: ErrorKind::PolicyError,
-            message,
+            // it may quote a word with a line break in it
+            message: message.chars().map(|c| plain(&c)).collect(),
             line: line.trim_end().to_owned(),
             column: at - from,
         }

@@ -46,7 +46,7 @@ impl Source {
 
     /// A fault at this column.
     pub fn fault(&self, at: usize, message: impl Into<String>) -> PolicyError {
-        PolicyError::new(&self.0, at, message.into())
+        PolicyError::new(&self.0, at, &message.into())
     }
 }
 
