@@ -1,8 +1,8 @@
 //! From an AdmissionReview to its answer. Pure.
 
 use jiff::Timestamp;
-use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
+use kube::core::{DynamicObject, Object};
 use serde_json::{Value, json};
 
 use super::check;
@@ -12,6 +12,9 @@ const ANNOTATION_TIMESTAMP: &str = "nmstate.io/webhook-mutating-timestamp";
 const KIND: &str = "NodeNetworkConfigurationPolicy";
 /// Most faults or warnings in one answer; the apiserver cuts more than 4 KiB of warnings.
 const SHOWN: usize = 10;
+
+/// A policy as somebody wrote it. (What a `DynamicObject` holds is read twice.)
+type Written = Object<Option<Value>, Value>;
 
 /// How a request went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,9 +59,9 @@ pub fn answer(
     body: &[u8],
     now: Timestamp,
 ) -> Result<(AdmissionReview<DynamicObject>, Outcome), String> {
-    let review: AdmissionReview<DynamicObject> =
+    let review: AdmissionReview<Written> =
         serde_json::from_slice(body).map_err(|e| format!("this is no AdmissionReview: {e}"))?;
-    let mut request: AdmissionRequest<DynamicObject> = review
+    let mut request: AdmissionRequest<Written> = review
         .try_into()
         .map_err(|_| "this AdmissionReview has no request".to_owned())?;
     let response = AdmissionResponse::from(&request);
@@ -72,31 +75,31 @@ pub fn answer(
     Ok((response.into_review(), outcome))
 }
 
-fn concerns_us(request: &AdmissionRequest<DynamicObject>) -> bool {
+fn concerns_us(request: &AdmissionRequest<Written>) -> bool {
     let written = matches!(request.operation, Operation::Create | Operation::Update);
     written && request.kind.kind == KIND && request.sub_resource.as_deref().unwrap_or("").is_empty()
 }
 
-fn spec(object: &DynamicObject) -> &Value {
-    object.data.get("spec").unwrap_or(&Value::Null)
+fn spec(object: &Written) -> &Value {
+    object.spec.as_ref().unwrap_or(&Value::Null)
 }
 
 /// What changes nothing of the spec passes: what was stored under other rules can still be labelled, and let go.
-fn keeps_spec(request: &AdmissionRequest<DynamicObject>, object: &DynamicObject) -> bool {
+fn keeps_spec(request: &AdmissionRequest<Written>, object: &Written) -> bool {
     request.old_object.as_ref().is_some_and(|old| spec(old) == spec(object))
 }
 
 fn validate(
     mut response: AdmissionResponse,
-    request: &AdmissionRequest<DynamicObject>,
-    mut object: DynamicObject,
+    request: &AdmissionRequest<Written>,
+    mut object: Written,
 ) -> (AdmissionResponse, Outcome) {
     if keeps_spec(request, &object) {
         return (response, Outcome::Allowed);
     }
     // a name that the apiserver makes up is not there yet
     let name = object.metadata.name.as_deref().unwrap_or(&request.name);
-    let spec = object.data.get_mut("spec").map(Value::take).unwrap_or_default();
+    let spec = object.spec.take().unwrap_or_default();
     let found = check::policy(name, spec);
     if !found.warnings.is_empty() {
         response.warnings = Some(found.warnings.iter().take(SHOWN).cloned().collect());
@@ -120,11 +123,11 @@ fn validate(
 /// Notes when the policy changed. A write that changes nothing stays one: the note is kept as it was.
 fn mutate(
     response: AdmissionResponse,
-    request: &AdmissionRequest<DynamicObject>,
-    object: &DynamicObject,
+    request: &AdmissionRequest<Written>,
+    object: &Written,
     now: Timestamp,
 ) -> AdmissionResponse {
-    let noted = |o: &DynamicObject| o.metadata.annotations.as_ref()?.get(ANNOTATION_TIMESTAMP).cloned();
+    let noted = |o: &Written| o.metadata.annotations.as_ref()?.get(ANNOTATION_TIMESTAMP).cloned();
     let before = request.old_object.as_ref().and_then(noted);
     let note = match before {
         Some(before) if keeps_spec(request, object) => before,

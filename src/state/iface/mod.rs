@@ -689,12 +689,11 @@ impl Interface {
                 .collect()
         };
         let base = take(&mut map, Base::KEYS);
-        let families = take(&mut map, &["ipv4", "ipv6"]);
-        let ip = |key: &str| -> Result<Option<Ip>, Invalid> {
-            match families.get(key) {
+        let mut ip = |key: &str| -> Result<Option<Ip>, Invalid> {
+            match map.remove(key) {
                 None | Some(Value::Null) => Ok(None),
                 Some(v) => {
-                    let ip: Ip = from_value(v.clone()).map_err(|e| e.under(key))?;
+                    let ip: Ip = from_value(v).map_err(|e| e.under(key))?;
                     ip.validate(key == "ipv6").map_err(|e| e.under(key))?;
                     Ok(Some(ip))
                 }
@@ -913,6 +912,10 @@ pub(crate) fn differs<T: PartialEq>(wish: &Option<T>, now: &Option<T>) -> bool {
 
 /// Reads a typed value; the error's path is where in the value it went wrong.
 pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
+    // to keep track of where it is costs as much as reading it: only a fault needs that
+    if let Ok(read) = T::deserialize(&value) {
+        return Ok(read);
+    }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = match e.path().to_string() {
             p if p == "." => String::new(),
