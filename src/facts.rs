@@ -2,6 +2,7 @@
 //!
 //! Pure data. Names are the kernel's; numbers are the kernel's units.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -136,7 +137,7 @@ impl Facts {
 }
 
 /// What the database of Open vSwitch says (ovs-vswitchd.conf.db(5)), joined by name; names are unique in each table.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ovs {
     /// Table `Bridge`.
     pub bridges: BTreeMap<String, OvsBridge>,
@@ -170,7 +171,7 @@ impl Ovs {
 }
 
 /// Free keys and values that every table has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OvsIds {
     /// `external_ids`: other people's.
     pub external_ids: BTreeMap<String, String>,
@@ -186,7 +187,7 @@ impl OvsIds {
 }
 
 /// A row of table `Bridge`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OvsBridge {
     /// Names of its ports, sorted.
     pub ports: Vec<String>,
@@ -205,7 +206,7 @@ pub struct OvsBridge {
 }
 
 /// A row of table `Port`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OvsPort {
     /// The bridge that has it.
     pub bridge: String,
@@ -230,7 +231,7 @@ pub struct OvsPort {
 }
 
 /// A row of table `Interface`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OvsInterface {
     /// The port that has it.
     pub port: String,
@@ -486,7 +487,7 @@ pub struct Rule {
 }
 
 /// A NetworkManager device (`org.freedesktop.NetworkManager.Device`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// D-Bus object path.
     pub path: String,
@@ -507,6 +508,7 @@ pub struct Device {
     /// `Autoconnect`.
     pub autoconnect: bool,
     /// `LldpNeighbors` (`aa{sv}`), as NetworkManager took them apart.
+    #[serde(skip)]
     pub lldp: Vec<Dict>,
 }
 
@@ -516,14 +518,25 @@ impl Device {
         Space::of_device_type(self.device_type)
     }
 
+    /// Its name, and where that is unique.
+    pub fn id(&self) -> Id {
+        Id::in_space(self.interface.clone(), self.space())
+    }
+
     /// Whether its active profile only mirrors what somebody else configured (`NM_ACTIVATION_STATE_FLAG_EXTERNAL`, 0x80).
     pub fn external(&self) -> bool {
         self.active.as_ref().is_some_and(|a| a.flags & 0x80 != 0)
     }
+
+    /// On its way up or down: NM_DEVICE_STATE_* 40 (prepare) to 60 (need-auth), 80 (ip-check), 90 (secondaries), 110 (deactivating).
+    /// One in 70 (ip-config) waits for a server, for as long as that takes.
+    pub fn moving(&self) -> bool {
+        matches!(self.state, 40 | 50 | 60 | 80 | 90 | 110)
+    }
 }
 
 /// A NetworkManager active connection.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Active {
     /// D-Bus object path.
     pub path: String,
@@ -536,7 +549,7 @@ pub struct Active {
 }
 
 /// A profile NetworkManager knows (`org.freedesktop.NetworkManager.Settings.Connection`).
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SavedProfile {
     /// D-Bus object path.
     pub path: String,
@@ -611,7 +624,7 @@ impl Dns {
 }
 
 /// `GlobalDnsConfiguration` with its single `*` domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GlobalDns {
     /// `domains["*"].servers`.
     pub servers: Vec<String>,

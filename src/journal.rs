@@ -2,18 +2,35 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::host::kept::{Before, Written};
 use crate::host::live::LiveHost;
-use crate::host::{Effect, HostError};
+use crate::host::{Checkpoint, Effect, HostError, Observation};
 use crate::nm::checkpoint;
 use crate::transaction::Phase;
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {
     HostError::Other(format!("{what} {}: {e}", path.display()))
+}
+
+/// Writes a file that only root can read, whole or not at all.
+fn put(path: &Path, text: &str, durable: bool) -> Result<(), HostError> {
+    let fresh = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut open = OpenOptions::new();
+        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        if durable {
+            file.sync_data()?;
+        }
+        fs::rename(&fresh, path)
+    };
+    write().map_err(|e| failed("writing", path, &e))
 }
 
 /// One transaction at a time on a node: held as long as the value lives.
@@ -63,6 +80,9 @@ pub struct Entry {
     /// What puts back what the checkpoint does not cover, in the order in which it was done.
     #[serde(default)]
     pub undo: Vec<Effect>,
+    /// The profiles that were written.
+    #[serde(default)]
+    pub written: Written,
     /// `/proc/sys/kernel/random/boot_id`: D-Bus paths mean nothing after a reboot.
     pub boot_id: String,
     /// The policy that was being applied.
@@ -87,6 +107,7 @@ impl Entry {
             phase,
             checkpoint: checkpoint.map(str::to_owned),
             undo: undo.to_vec(),
+            written: Written::default(),
             boot_id: boot_id(),
             policy: String::new(),
             held: false,
@@ -99,7 +120,7 @@ impl Entry {
     }
 }
 
-/// `<dir>/journal.json`.
+/// `<dir>/journal.json`, and `<dir>/before.json` for what was. They hold secrets and are for root only.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -145,16 +166,23 @@ impl Journal {
             ..entry.clone()
         })
         .map_err(|e| HostError::Other(e.to_string()))?;
-        let fresh = self.path.with_extension("new");
-        let put = || -> std::io::Result<()> {
-            let mut file = File::create(&fresh)?;
-            file.write_all(text.as_bytes())?;
-            if durable {
-                file.sync_data()?;
-            }
-            fs::rename(&fresh, &self.path)
-        };
-        put().map_err(|e| failed("writing", &self.path, &e))
+        put(&self.path, &text, durable)
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.path.with_file_name("before.json")
+    }
+
+    /// Keeps what the node is before it is changed.
+    pub fn keep(&self, before: &Observation) -> Result<(), HostError> {
+        let text = serde_json::to_string(&Before::of(before)).map_err(|e| HostError::Other(e.to_string()))?;
+        put(&self.kept(), &text, true)
+    }
+
+    /// What the node was before the change under way; None where it is not known.
+    pub fn before(&self) -> Option<Observation> {
+        let kept: Before = serde_json::from_str(&fs::read_to_string(self.kept()).ok()?).ok()?;
+        kept.observation().ok()
     }
 
     /// The entry there is; None where there is none or it cannot be read.
@@ -173,9 +201,10 @@ impl Journal {
     /// Nothing is under way any more.
     pub fn clear(&self) {
         let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(self.kept());
     }
 
-    /// At start: rolls back our own checkpoint of a crashed transaction, never a foreign one, and tells what was found.
+    /// At start: undoes a transaction that crashed, by our own checkpoint (never a foreign one) or by hand, and tells what was found.
     pub async fn recover(&self, host: &LiveHost) -> Result<Option<Recovered>, HostError> {
         let nm = host.network_manager();
         let text = match fs::read_to_string(&self.path) {
@@ -193,30 +222,33 @@ impl Journal {
             _ => false,
         };
         let done = match (this_boot, in_force) {
-            (false, _) => "the node was restarted since",
             (true, true) if entry.held => return Ok(None),
             (true, true) => "rolled back",
             // all was proven, and what is kept is kept
-            (true, false) if entry.phase == Phase::Commit && !entry.held => {
+            (_, false) if entry.phase == Phase::Commit && !entry.held => {
                 self.clear();
                 return Ok(None);
             }
-            (true, false) if entry.checkpoint.is_none() => "before anything was touched",
-            (true, false) => "its checkpoint is gone: NetworkManager rolled it back or was restarted",
+            (_, _) if entry.checkpoint.is_none() => "before anything was touched",
+            (false, _) => "the node was restarted since; put back",
+            (true, false) => "its checkpoint was gone, as NetworkManager rolled it back or was restarted; put back",
         };
-        if let Some(at) = entry.checkpoint.as_ref().filter(|_| in_force) {
-            checkpoint::rollback(nm, at).await?;
-        }
-        for effect in entry.undo.iter().rev() {
-            host.put_back(effect).await?;
+        let mut message = match entry.held {
+            true => "what was applied and not committed ran out of time and was put back".to_owned(),
+            false => format!("netwright ended during phase {} ({done})", entry.phase.word()),
+        };
+        let (policy, phase) = (entry.policy.clone(), Some(entry.phase));
+        if let Some(path) = entry.checkpoint.clone() {
+            let at = Some(Checkpoint { path }).filter(|_| in_force);
+            let lost = host
+                .resume(entry, self.before().unwrap_or_default(), at.as_ref())
+                .await?;
+            if !lost.is_empty() {
+                message = format!("{message}; {} did not come back", lost.join(", "));
+            }
         }
         self.clear();
-        let message = format!("netwright ended during phase {} ({done})", entry.phase.word());
-        Ok(Some(Recovered {
-            policy: entry.policy,
-            phase: Some(entry.phase),
-            message,
-        }))
+        Ok(Some(Recovered { policy, phase, message }))
     }
 
     fn put_aside(&self, why: &str) -> Result<Recovered, HostError> {

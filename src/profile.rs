@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One settings value. The variant decides the D-Bus signature.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Value {
     /// `b`
     Bool(bool),
@@ -53,7 +55,7 @@ impl From<&str> for Value {
 }
 
 /// A NetworkManager connection profile (`a{sa{sv}}`). Its `Debug` form leaves secrets out.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// setting name → key → value
     pub settings: BTreeMap<String, Dict>,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::{ErrorKind, Invalid, chain};
-use crate::facts::Facts;
+use crate::facts::{Device, Facts};
 use crate::host::{Checkpoint, Effect, Host, HostError, Step};
 use crate::metrics::{self, Round};
 use crate::plan::{self, Plan, verify};
@@ -476,12 +476,7 @@ fn unheard(plan: &Plan, facts: &Facts) -> Vec<String> {
 
 /// Nothing of the old state answers for the new one: no touched device is on its way up or down, and every address that goes is gone.
 fn at_rest(plan: &Plan, facts: &Facts) -> bool {
-    // NM_DEVICE_STATE_*: 40 prepare … 60 need-auth, 80 ip-check, 90 secondaries, 110 deactivating; one in 70 (ip-config) waits for a server
-    let moving = |name: &String| {
-        facts
-            .device(name)
-            .is_some_and(|d| matches!(d.state, 40 | 50 | 60 | 80 | 90 | 110))
-    };
+    let moving = |name: &String| facts.device(name).is_some_and(Device::moving);
     let lingers = |(name, ip): &(String, std::net::IpAddr)| {
         let link = facts.link(name).map(|l| l.index);
         facts.addresses.iter().any(|a| Some(a.link) == link && a.ip == *ip)

@@ -446,16 +446,8 @@ fn apply(cluster: &Cluster, name: &str, spec: &str) -> (bool, String) {
     (out.status.success(), common::said(&out))
 }
 
-fn eventually(what: &str, cluster: &Cluster, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(
-            Instant::now() < end,
-            "not within a minute: {what}\n{}",
-            cluster.log("controller.log")
-        );
-        std::thread::sleep(Duration::from_millis(200));
-    }
+fn eventually(what: &str, cluster: &Cluster, holds: impl FnMut() -> bool) {
+    common::wait_for(what, Duration::from_secs(60), holds, || cluster.log("controller.log"));
 }
 
 /// Where the Service leads: there is nobody in the bed who would look for pods.

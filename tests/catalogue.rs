@@ -82,12 +82,8 @@ impl Bed {
         self.becomes(name, condition);
     }
 
-    fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(30);
-        while !holds() {
-            assert!(Instant::now() < end, "not within 30 s: {what}\n{}", self.story());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+    fn eventually(&self, what: &str, holds: impl FnMut() -> bool) {
+        common::wait_for(what, Duration::from_secs(30), holds, || self.story());
     }
 
     /// What helps to understand a failure.
@@ -117,10 +113,9 @@ impl Bed {
 
     /// A command at the far end of the first node's cards.
     fn far(&self, command: &[&str]) -> Command {
-        let env = self.cluster.log("node01/env");
-        let netns = env.lines().find_map(|l| l.strip_prefix("WIRE_NETNS=")).expect("a wire");
+        let netns = self.cluster.node_env("node01", "WIRE_NETNS");
         let mut far = Command::new("ip");
-        far.args(["netns", "exec", netns]).args(command);
+        far.args(["netns", "exec", &netns]).args(command);
         far
     }
 
@@ -140,9 +135,7 @@ impl Bed {
 
     /// What the controller tells Prometheus.
     fn counts(&self) -> String {
-        let netns = self.cluster.env("CP_NETNS");
-        let get = "exec 3<>/dev/tcp/127.0.0.1/8090; printf 'GET /metrics HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3";
-        must(Command::new("ip").args(["netns", "exec", &netns, "bash", "-c", get]))
+        self.cluster.page(None, 8090, "/metrics")
     }
 
     fn counts_to(&self, line: &str, there: bool) {
@@ -153,19 +146,6 @@ impl Bed {
     fn interfaces(&self) -> String {
         self.ip(&["-br", "address"])
     }
-}
-
-/// Sends an LLDP frame of a switch to the first node.
-fn send_lldp(bed: &Bed) {
-    let frame = "import socket, struct
-tlv = lambda kind, value: struct.pack('!H', kind << 9 | len(value)) + value
-mac = bytes.fromhex('000130f9ada0')
-frame = bytes.fromhex('0180c200000e') + mac + b'\\x88\\xcc' + tlv(1, b'\\x04' + mac) + tlv(2, b'\\x051/1')
-frame += tlv(3, struct.pack('!H', 120)) + tlv(5, b'lldp-switch') + tlv(0, b'')
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind(('w-eth1', 0x88cc))
-s.send(frame)";
-    must(&mut bed.far(&["python3", "-c", frame]));
 }
 
 /// Policies as the examples of kubernetes-nmstate have them, each with what must hold on the node afterwards.
@@ -313,7 +293,7 @@ fn one_node_examples_rollbacks_names_and_the_default_bridge() {
             }
             "lldp" => {
                 bed.eventually("the switch is heard", || {
-                    send_lldp(&bed);
+                    common::send_lldp(&bed.cluster.node_env("node01", "WIRE_NETNS"), "lldp-switch");
                     nns(".status.currentState.interfaces[?(@.name==\"eth1\")].lldp").contains("lldp-switch")
                 });
             }
@@ -436,14 +416,11 @@ fn one_node_examples_rollbacks_names_and_the_default_bridge() {
     assert_eq!(mac("brext"), of_card);
     bed.stop("agent-node01");
     // what a reboot leaves of it
-    let node = bed.cluster.dir.0.join("c/node01");
-    let env = std::fs::read_to_string(node.join("env")).expect("the bed's variables");
-    let nm = env.lines().find_map(|l| l.strip_prefix("NM_PID=")).expect("a pid");
+    let nm = &bed.cluster.node_env("node01", "NM_PID");
     must(Command::new("kill").arg(nm));
     let off = "while [ -e /proc/$1/exe ]; do sleep 0.1; done; ip link del brext; ip addr flush dev mgmt0; ip link set mgmt0 down; rm -rf /run/NetworkManager/*";
     bed.on("node01", &["sh", "-ec", off, "sh", nm]);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh");
-    must(Command::new(script).arg("restart-nm").arg(&node));
+    must(&mut bed.cluster.node_verb("node01", "restart-nm"));
     bed.eventually("it is there again", || address("brext") && over("brext"));
     bed.agent("node01", &[]);
     bed.becomes("default-bridge", "Available");
@@ -457,15 +434,7 @@ fn one_node_examples_rollbacks_names_and_the_default_bridge() {
 
 #[test]
 fn open_vswitch_is_shown_in_the_cluster_and_a_wrong_address_over_the_uplink_rolls_back() {
-    if !may_run() {
-        return;
-    }
-    let can = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/nm-ovs.sh"))
-        .arg("--can")
-        .status();
-    if !can.is_ok_and(|status| status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "CI can build NetworkManager");
-        eprintln!("SKIPPED: there is no NetworkManager with Open vSwitch, and it cannot be built here");
+    if !common::may_run_ovs() {
         return;
     }
     let bed = Bed::made(1, &["--ovs", "--mgmt-profile"]);

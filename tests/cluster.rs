@@ -22,17 +22,12 @@ fn started(nodes: &[&str], agent_flags: &[&str]) -> Cluster {
 }
 
 fn eventually(what: &str, cluster: &Cluster, limit: Duration, holds: impl Fn() -> bool) {
-    let end = Instant::now() + limit;
-    while !holds() {
-        if Instant::now() > end {
-            panic!(
-                "not within {limit:?}: {what}\n{}\n{}",
-                cluster.log("agent-node01.log"),
-                cluster.log("controller.log")
-            );
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let logs = || {
+        ["agent-node01.log", "controller.log"]
+            .map(|log| cluster.log(log))
+            .join("\n")
+    };
+    common::wait_for(what, limit, holds, logs);
 }
 
 const BR: &str =
@@ -220,12 +215,7 @@ fn packets_that_vanish_silently_roll_back_when_the_probe_times_out() {
     }
     let cluster = started(&["node01"], &["--probe-timeout", "10", "--probe-retries", "0"]);
     // the new address is in the old network: every route stays, but the far side drops what comes from it
-    must(
-        std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh"))
-            .args(["silence"])
-            .arg(cluster.dir.0.join("c/node01"))
-            .arg("10.99.1.77/32"),
-    );
+    must(cluster.node_verb("node01", "silence").arg("10.99.1.77/32"));
     let spec = "{desiredState: {interfaces: [{name: mgmt0, type: ethernet, ipv4: {enabled: true, dhcp: false, address: [{ip: 10.99.1.77, prefix-length: 24}]}}]}}";
     let begin = Instant::now();
     cluster.kubectl_apply(&policy("silent", spec));
@@ -314,10 +304,7 @@ fn an_agent_waits_for_networkmanager_ends_after_its_work_and_publishes_again_wha
         return;
     }
     let cluster = Cluster::up("1");
-    let node = cluster.dir.0.join("c/node01");
-    let env = std::fs::read_to_string(node.join("env")).expect("the bed's variables");
-    let nm = env.lines().find_map(|l| l.strip_prefix("NM_PID=")).expect("a pid");
-    must(std::process::Command::new("kill").arg(nm));
+    must(std::process::Command::new("kill").arg(cluster.node_env("node01", "NM_PID")));
     must(cluster.verb("agent").arg("node01"));
     must(&mut cluster.verb("controller"));
     cluster.kubectl_apply(&policy("p", &bridge("br0")));
@@ -329,11 +316,7 @@ fn an_agent_waits_for_networkmanager_ends_after_its_work_and_publishes_again_wha
         told("Failing").contains("is NetworkManager.service running?")
     });
     std::thread::sleep(Duration::from_secs(20)); // longer than all tries of an apply together
-    must(
-        std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh"))
-            .arg("restart-nm")
-            .arg(&node),
-    );
+    must(&mut cluster.node_verb("node01", "restart-nm"));
     becomes(&cluster, "p", "Available", 20);
 
     cluster.kubectl(&["delete", "nns", "node01"]);
@@ -871,22 +854,6 @@ fn an_agent_killed_while_it_mends_or_undoes_goes_on_where_it_was() {
     });
 }
 
-/// GET of a page from inside the node, or beside the apiserver.
-fn page(cluster: &Cluster, inside: Option<&str>, port: u16, path: &str) -> String {
-    let get = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nAccept: application/openmetrics-text\\r\\n\\r\\n' >&3; cat <&3"
-    );
-    let output = match inside {
-        Some(node) => cluster.verb("exec").args([node, "bash", "-c", &get]).output(),
-        None => {
-            let netns = cluster.env("CP_NETNS");
-            let mut ip = std::process::Command::new("ip");
-            ip.args(["netns", "exec", &netns, "bash", "-c", &get]).output()
-        }
-    };
-    String::from_utf8_lossy(&output.expect("bash").stdout).into_owned()
-}
-
 /// Names in these sections of METRICS.md, as their samples are called.
 fn promised(sections: &[&str]) -> Vec<String> {
     let parts = include_str!("../deploy/METRICS.md").split("\n## ");
@@ -913,8 +880,8 @@ fn agent_and_controller_tell_prometheus_all_that_is_promised() {
     let spec = "{desiredState: {interfaces: [{name: br0, type: linux-bridge, state: up, ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}, bridge: {port: [{name: eth1}]}}], routes: {config: [{destination: 198.51.100.0/24, next-hop-address: 192.0.2.9, next-hop-interface: br0}]}}}";
     cluster.kubectl_apply(&policy("p", spec));
     becomes(&cluster, "p", "Available", 30);
-    let agent = || page(&cluster, Some("node01"), 8089, "/metrics");
-    let controller = || page(&cluster, None, 8090, "/metrics");
+    let agent = || cluster.page(Some("node01"), 8089, "/metrics");
+    let controller = || cluster.page(None, 8090, "/metrics");
     let bridge = "kubernetes_nmstate_network_interfaces{type=\"linux-bridge\",node=\"node01\"} 1";
     eventually("the state is counted", &cluster, Duration::from_secs(15), || {
         controller().contains(bridge)
@@ -981,10 +948,10 @@ fn agent_and_controller_tell_prometheus_all_that_is_promised() {
     }
     for at in ["/healthz", "/readyz"] {
         assert!(
-            page(&cluster, Some("node01"), 8089, at).starts_with("HTTP/1.1 200 "),
+            cluster.page(Some("node01"), 8089, at).starts_with("HTTP/1.1 200 "),
             "{at}"
         );
-        assert!(page(&cluster, None, 8090, at).starts_with("HTTP/1.1 200 "), "{at}");
+        assert!(cluster.page(None, 8090, at).starts_with("HTTP/1.1 200 "), "{at}");
     }
     println!(
         "the agent's text has {} bytes, the controller's {}",
@@ -1006,8 +973,7 @@ fn veths_of_pods_that_come_and_go_are_neither_shown_nor_a_storm() {
         "[keyfile]\nunmanaged-devices=interface-name:pod*\n",
     )
     .expect("written");
-    let bed = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh");
-    must(std::process::Command::new(bed).arg("restart-nm").arg(&node));
+    must(&mut cluster.node_verb("node01", "restart-nm"));
     let inside = |script: &str| must(cluster.verb("exec").args(["node01", "sh", "-ec", script]));
     inside(
         "ip link add cni0 address 02:00:00:00:00:01 type bridge; ip link set cni0 up

@@ -14,9 +14,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use golden_others::{Kernel, Others, Profiles};
-use netwright::facts::{Address, Ethtool, Facts, Feature, Link, Numbers, OvsInterface, OvsPort, Sriov};
-use netwright::host::Observation;
+use netwright::facts::{Address, Device, Ethtool, Facts, Feature, Link, Numbers, OvsInterface, OvsPort, Sriov};
 use netwright::host::fake::FakeHost;
+use netwright::host::kept::{Before, Written};
+use netwright::host::{Host, Observation, Step, restore};
 use netwright::plan::{self, plan_with};
 use netwright::probe::Prober;
 use netwright::profile::{self, Dict};
@@ -404,6 +405,7 @@ async fn check(path: &Path) -> Result<(), String> {
             serde_json::json!(plan_.warnings)
         ));
     }
+    let before = host.now();
     let outcome = apply(&host, &case.desired, &case.options).await;
     if !matches!(outcome, Outcome::Applied | Outcome::Unchanged) {
         return Err(format!("not applied: {outcome:?}"));
@@ -420,8 +422,15 @@ async fn check(path: &Path) -> Result<(), String> {
         return Err(format!("{lacking:#?}"));
     }
     match apply(&host, &case.desired, &case.options).await {
-        Outcome::Unchanged if case.options.memory_only || half_done(path) => Ok(()),
-        Outcome::Unchanged => shown_is_as_it_is(&host),
+        Outcome::Unchanged => {
+            if !case.options.memory_only && !half_done(path) {
+                shown_is_as_it_is(&host)?;
+            }
+            match plan_.more {
+                true => Ok(()),
+                false => is_led_back(&host, &before, &plan_.waves).await,
+            }
+        }
         other => {
             let wish = NetworkState::from_json(case.desired).expect("parsed before");
             let again = plan_with(&wish, &host.now(), choices);
@@ -431,6 +440,52 @@ async fn check(path: &Path) -> Result<(), String> {
             ))
         }
     }
+}
+
+/// What is kept of the node before a change and of the change leads back, where nobody is left who saw it and the checkpoint is lost.
+async fn is_led_back(host: &FakeHost, before: &Observation, change: &[Vec<Step>]) -> Result<(), String> {
+    let kept = serde_json::to_string(&Before::of(before)).map_err(|e| e.to_string())?;
+    let kept: Before = serde_json::from_str(&kept).map_err(|e| e.to_string())?;
+    let kept = kept.observation().map_err(|e| e.to_string())?;
+    if kept.state.to_json() != before.state.to_json() {
+        return Err("what is kept of the node is something else".to_owned());
+    }
+    let mut written = Written::default();
+    for wave in change {
+        written.note(wave);
+    }
+    let now = host.now();
+    let then = written.before(kept, &now.facts);
+    for wave in restore::waves(&then, &now, true) {
+        host.execute(&wave).await.map_err(|e| e.to_string())?;
+    }
+    let now = host.now();
+    let profiles = |seen: &Observation| -> BTreeMap<String, profile::Profile> {
+        let own = seen.facts.profiles.iter().filter(|p| p.flags & 0xe == 0);
+        own.map(|p| (p.uuid().to_owned(), p.profile.clone())).collect()
+    };
+    let (was, is) = (profiles(before), profiles(&now));
+    let same = |uuid: &&String| match (was.get(*uuid), is.get(*uuid)) {
+        (Some(was), Some(is)) => plan::profiles::differing_keys(was, is).is_empty(),
+        _ => false,
+    };
+    if let Some(uuid) = was.keys().chain(is.keys()).find(|uuid| !same(uuid)) {
+        let (was, is) = (was.get(uuid), is.get(uuid));
+        return Err(format!("after a crash the profile is\n{is:#?}\nnot\n{was:#?}"));
+    }
+    let up = before.facts.devices.iter().filter(|d| d.state == 100 && !d.external());
+    for device in up {
+        let uuid = |d: &Device| d.active.as_ref().map(|a| a.uuid.clone());
+        let is = now.facts.device_of(&device.id()).and_then(uuid);
+        if is != uuid(device) {
+            let name = &device.interface;
+            return Err(format!(
+                "after a crash {name} has {is:?} active, not {:?}",
+                uuid(device)
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The fake node does not do all that a kernel does: a port follows neither its bridge's new default PVID nor a profile that is no longer

@@ -3,7 +3,7 @@
 mod common;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Cluster, may_run, must};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -224,16 +224,10 @@ impl Bed {
         self.cluster.kubectl(&[&["get", "--ignore-not-found"], args].concat())
     }
 
-    fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !holds() {
-            assert!(
-                Instant::now() < end,
-                "not within a minute: {what}\n{}",
-                self.cluster.log("installer.log")
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        }
+    fn eventually(&self, what: &str, holds: impl FnMut() -> bool) {
+        common::wait_for(what, Duration::from_secs(60), holds, || {
+            self.cluster.log("installer.log")
+        });
     }
 
     fn shows(&self, what: &str, args: &[&str], path: &str, want: &str) {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -440,6 +441,112 @@ fn a_checkpoint_that_networkmanager_lost_in_a_restart_is_made_good() {
     assert!(node.ip(&["route"]).contains("default via 10.99.1.1"));
 }
 
+/// Both are killed, by a lack of memory, say; what others do before the next start stays.
+#[test]
+fn what_died_together_with_networkmanager_is_made_good_by_the_next_start() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile"]);
+    let mut child = moving(&node);
+    child.kill().expect("it is still there");
+    let _ = child.wait();
+    let journal = node.dir.0.join("state/journal.json");
+    let mode = std::fs::metadata(&journal).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it holds secrets");
+    node.bed_verb("restart-nm", &[]);
+    assert!(node.ip(&["-br", "addr", "show", "mgmt0"]).contains("10.98.0.2"));
+    must(&mut node.command(
+        "nmcli",
+        &[
+            "connection",
+            "add",
+            "type",
+            "dummy",
+            "ifname",
+            "theirs",
+            "ipv4.method",
+            "disabled",
+        ],
+    ));
+
+    let mut agent = agent(&node);
+    let limit = Instant::now() + Duration::from_secs(20);
+    while journal.exists() {
+        assert!(Instant::now() < limit, "the next start did not come to an end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    agent.kill().expect("it is still there");
+    let _ = agent.wait();
+    let addresses = node.ip(&["-br", "addr", "show", "mgmt0"]);
+    assert!(
+        addresses.contains("10.99.1.2/24") && !addresses.contains("10.98.0.2"),
+        "{addresses}"
+    );
+    assert!(node.ip(&["route"]).contains("default via 10.99.1.1"));
+    must(&mut node.command("nmcli", &["connection", "show", "dummy-theirs"]));
+    assert!(!journal.with_file_name("before.json").exists());
+}
+
+#[test]
+fn what_waits_for_its_commit_can_be_undone_after_another_apply_was_refused() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--no-mgmt"]);
+    let named = "interfaces: [{name: eth1, type: ethernet, alt-names: [{name: port-seven-of-the-rack}]}]";
+    let out = node.apply(named, &["--no-commit", "--timeout", "60"]);
+    assert!(out.status.success(), "{}", said(&out));
+    let link = || node.ip(&["link", "show", "eth1"]);
+    assert!(link().contains("port-seven-of-the-rack"), "{}", link());
+    let other = node.apply("interfaces: [{name: br0, type: linux-bridge}]", &[]);
+    assert!(
+        !other.status.success() && said(&other).contains("checkpoint"),
+        "{}",
+        said(&other)
+    );
+    let mut rollback = node.command(NETWRIGHT, &["rollback", "--state-dir"]);
+    must(rollback.arg(node.dir.0.join("state")));
+    assert!(!link().contains("port-seven-of-the-rack"), "{}", link());
+}
+
+/// Its address alone leads nowhere.
+#[test]
+fn a_link_local_name_server_is_asked_by_its_interface() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile", "--no-dns"]);
+    let far = node.env("WIRE_NETNS");
+    let on_wire = |script: &str| {
+        let mut command = std::process::Command::new("ip");
+        command.args(["netns", "exec", &far, "sh", "-ec", script]);
+        command
+    };
+    must(&mut on_wire(
+        "echo 0 >/proc/sys/net/ipv6/conf/w-eth1/disable_ipv6; ip address add fe80::53/64 dev w-eth1 nodad",
+    ));
+    let script = format!(
+        "exec python3 {}/tests/bed/dns.py fe80::53%w-eth1",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let mut server = on_wire(&script).stdout(Stdio::null()).spawn().expect("python starts");
+    let out = node.apply(
+        "{interfaces: [{name: eth1, type: ethernet, state: up, ipv6: {enabled: true, address: [{ip: '2001:db8::2', prefix-length: 64}]}}],
+        dns-resolver: {config: {server: ['fe80::53%eth1']}}}",
+        &[],
+    );
+    let tentative = || node.ip(&["-6", "address", "show", "dev", "eth1", "tentative"]);
+    let settled = || tentative().is_empty();
+    common::wait_for("its addresses are its own", Duration::from_secs(10), settled, tentative);
+    let then = node.apply("interfaces: [{name: br0, type: linux-bridge}]", &["-v"]);
+    server.kill().expect("it is still there");
+    let _ = server.wait();
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(then.status.success(), "{}", said(&then));
+    assert!(said(&then).contains("2 probes passed"), "{}", said(&then));
+}
+
 #[test]
 fn a_killed_apply_leaves_the_node_as_it_was_after_the_next_start() {
     if !may_run() {
@@ -472,21 +579,6 @@ const PARTS: &str = "interfaces:
   ipv4: {enabled: true, dhcp: false, prefix-route-metric: 321, address: [{ip: 192.0.2.1, prefix-length: 24}]}
 hostname: {running: rack7}
 ";
-
-/// Sends one LLDP frame into the node, from a switch called rack7.
-fn send_lldp(node: &Node) {
-    let frame = "import socket, struct, sys
-tlv = lambda kind, value: struct.pack('!H', kind << 9 | len(value)) + value
-mac = bytes.fromhex('000130f9ada0')
-frame = bytes.fromhex('0180c200000e') + mac + b'\\x88\\xcc' + tlv(1, b'\\x04' + mac) + tlv(2, b'\\x051/1')
-frame += tlv(3, struct.pack('!H', 120)) + tlv(5, b'rack7') + tlv(7, struct.pack('!HH', 20, 20))
-frame += tlv(127, bytes.fromhex('0080c203') + struct.pack('!HB', 488, 4) + b'v488') + tlv(0, b'')
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind(('w-eth1', 0x88cc))
-s.send(frame)";
-    let far = node.env("WIRE_NETNS");
-    common::must(std::process::Command::new("ip").args(["netns", "exec", &far, "python3", "-c", frame]));
-}
 
 #[test]
 fn parts_reach_kernel_files_and_dispatcher_and_go_again() {
@@ -526,7 +618,7 @@ fn parts_reach_kernel_files_and_dispatcher_and_go_again() {
             .contains("192.0.2.0/24 dev eth1 proto kernel scope link src 192.0.2.1 metric 321")
     );
     assert_eq!(common::must(&mut node.command("hostname", &[])).trim(), "rack7");
-    send_lldp(&node);
+    common::send_lldp(&node.env("WIRE_NETNS"), "rack7");
     std::thread::sleep(Duration::from_millis(500));
     let text = shown();
     for line in [

@@ -2,26 +2,7 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::{NETWRIGHT, Node, may_run, must, said};
-
-/// The bed builds NetworkManager once where the distribution's has no plug-in (Debian's has none).
-fn may_run_ovs() -> bool {
-    if !may_run() {
-        return false;
-    }
-    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed/nm-ovs.sh");
-    let can = Command::new(script)
-        .arg("--can")
-        .status()
-        .is_ok_and(|status| status.success());
-    if !can {
-        assert!(std::env::var_os("CI").is_none(), "CI can build NetworkManager");
-        eprintln!("SKIPPED: there is no NetworkManager with Open vSwitch, and it cannot be built here");
-    }
-    can
-}
+use common::{NETWRIGHT, Node, may_run_ovs, must, said};
 
 struct Ovs(Node);
 

@@ -511,16 +511,10 @@ impl<H: Host> Worker<H> {
             }
             let (params, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": renewal })));
             let done = timeout(CALL, api.patch_status(&name, &params, &patch)).await;
-            let was_gone = gone;
-            gone = match &done {
-                Ok(Ok(_)) => false,
-                Ok(Err(kube::Error::Api(e))) if e.code == 404 => true,
-                _ => gone,
-            };
-            pause = match (&done, gone && !was_gone) {
-                (Ok(Ok(_)), _) => RENEW,
-                (_, true) => Duration::ZERO,
-                _ => AGAIN,
+            (pause, gone) = match &done {
+                Ok(Ok(_)) => (RENEW, false),
+                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !gone => (Duration::ZERO, true),
+                _ => (AGAIN, gone),
             };
         }
     }

@@ -44,7 +44,7 @@ impl Tables {
             t.addresses.entry(address.link).or_default().push(at);
         }
         for (at, device) in facts.devices.iter().enumerate() {
-            let id = Id::in_space(device.interface.clone(), device.space());
+            let id = device.id();
             t.devices.entry(id).or_insert(at);
         }
         for (at, saved) in facts.profiles.iter().enumerate() {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::kept::Written;
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
 use crate::facts::{Device, Facts};
 use crate::journal::{Entry, Journal};
@@ -44,10 +45,10 @@ struct Known {
 #[derive(Debug, Default)]
 struct Undo {
     before: Observation,
-    covers_global_dns: bool,
     /// The checkpoint that we took and have neither committed nor rolled back.
     checkpoint: Option<String>,
     effects: Vec<Effect>,
+    written: Written,
 }
 
 /// The node.
@@ -83,7 +84,10 @@ impl LiveHost {
     /// Writes the journal before each phase from now on. What is held under a checkpoint since an earlier run can be undone.
     pub fn with_journal(mut self, journal: Journal) -> Self {
         if let Some(entry) = journal.read() {
-            self.undo().effects = entry.undo;
+            let mut undo = self.undo();
+            undo.before = journal.before().unwrap_or_default();
+            undo.effects = entry.undo;
+            undo.written = entry.written;
         }
         self.journal = Some(journal);
         self
@@ -122,18 +126,42 @@ impl LiveHost {
     }
 
     fn entry(&self, phase: Phase, checkpoint: Option<&str>) -> Entry {
-        Entry::new(phase, checkpoint, &self.undo().effects)
+        let undo = self.undo();
+        Entry {
+            written: undo.written.clone(),
+            ..Entry::new(phase, checkpoint, &undo.effects)
+        }
     }
 
     /// Notes how to undo an effect before it happens.
     fn note_undo(&self, effect: &Effect) -> Result<(), HostError> {
         let mut undo = self.undo();
-        if !(undo.covers_global_dns && matches!(effect, Effect::GlobalDns(_))) {
-            let inverse = effect.inverse(&undo.before);
-            undo.effects.push(inverse);
-        }
+        let inverse = effect.inverse(&undo.before);
+        undo.effects.push(inverse);
         let Some(journal) = &self.journal else { return Ok(()) };
         journal.update(|entry| entry.undo.clone_from(&undo.effects))
+    }
+
+    /// Notes what a wave writes before it does.
+    fn note_written(&self, wave: &[Step]) -> Result<(), HostError> {
+        let mut undo = self.undo();
+        let (any, Some(journal)) = (undo.written.note(wave), &self.journal) else {
+            return Ok(());
+        };
+        match any {
+            true => journal.update(|entry| entry.written.clone_from(&undo.written)),
+            false => Ok(()),
+        }
+    }
+
+    /// Carries out steps side by side.
+    async fn perform(&self, wave: &[Step]) -> Result<(), HostError> {
+        let begun = self.followers(wave).await;
+        let due = |step: &&Step| !matches!(step, Step::Activate { uuid, .. } if begun.contains(uuid));
+        let done = join_all(wave.iter().filter(due).map(|step| self.carry_out(step))).await;
+        done.into_iter().collect::<Result<(), HostError>>()?;
+        self.wake(wave).await;
+        Ok(())
     }
 
     async fn carry_out(&self, step: &Step) -> Result<(), HostError> {
@@ -290,6 +318,58 @@ impl LiveHost {
         self.nm.activate(&iface.name, &connection, device.as_deref()).await
     }
 
+    /// Undoes what a process has done that is not there any more. Says which interfaces did not come back. Without a checkpoint everything is
+    /// put back by hand, but for what others have changed since.
+    pub async fn resume(
+        &self,
+        entry: Entry,
+        before: Observation,
+        at: Option<&Checkpoint>,
+    ) -> Result<Vec<String>, HostError> {
+        let before = match at {
+            Some(_) => before,
+            None => entry.written.before(before, &self.observe().await?.facts),
+        };
+        *self.undo() = Undo {
+            before,
+            effects: entry.undo,
+            ..Undo::default()
+        };
+        self.take_back(at).await
+    }
+
+    /// Rolls back to a checkpoint, and puts back what that leaves; without one, everything. Its timer ran out while we waited for a dead bus,
+    /// then, or NetworkManager was restarted and has forgotten it. Says which interfaces did not come back.
+    async fn take_back(&self, at: Option<&Checkpoint>) -> Result<Vec<String>, HostError> {
+        let restored = match at {
+            Some(at) => checkpoint::rollback(&self.nm, &at.path).await,
+            None => Ok(()),
+        };
+        // kept until all is done: the transaction tries a rollback that failed again
+        let (before, effects) = {
+            let undo = self.undo();
+            (undo.before.clone(), undo.effects.clone())
+        };
+        let mut undone = Ok(());
+        for effect in effects.iter().rev() {
+            undone = undone.and(self.put_back(effect).await);
+        }
+        undone?;
+        self.restore_ovs(&before.facts).await;
+        // what is still on its way shows neither what it was nor what it will be
+        self.rest().await;
+        // where any step was needed, it was for those that NetworkManager could not restore
+        match self.mend(&before, at.is_none()).await? {
+            0 => restored?,
+            _ => self.rest().await,
+        }
+        *self.undo() = Undo::default();
+        match at {
+            Some(_) => Ok(vec![]),
+            None => Ok(restore::lost(&before.facts, &self.observe().await?.facts)),
+        }
+    }
+
     /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be
     /// deleted to be made anew, and everything where NetworkManager was restarted and has forgotten the checkpoint. Says how many steps that took.
     async fn mend(&self, before: &Observation, lost: bool) -> Result<usize, HostError> {
@@ -299,7 +379,7 @@ impl LiveHost {
         }
         let mut steps = 0;
         for wave in restore::waves(before, &self.observe().await?, lost) {
-            self.execute(&wave).await?;
+            self.perform(&wave).await?;
             steps += wave.len();
         }
         Ok(steps)
@@ -335,12 +415,7 @@ fn at_rest(facts: &Facts, begin: Instant) -> bool {
     let linkless =
         |d: &Device| d.managed && d.state == 70 && d.space() == Space::Kernel && facts.link(&d.interface).is_none();
     let coming = begin.elapsed() < LINK && facts.devices.iter().any(linkless);
-    !coming && !facts.devices.iter().any(moving)
-}
-
-/// On its way up or down. A device that waits for DHCP is as it was before.
-fn moving(d: &Device) -> bool {
-    d.managed && d.state != 70 && ((40..100).contains(&d.state) || d.state == 110)
+    !coming && !facts.devices.iter().any(Device::moving)
 }
 
 impl Host for LiveHost {
@@ -366,13 +441,12 @@ impl Host for LiveHost {
         facts.ovs = ovs;
         {
             let mut known = self.known();
-            let of = |d: &Device| Id::in_space(d.interface.clone(), d.space());
-            known.devices = facts.devices.iter().map(|d| (of(d), d.path.clone())).collect();
+            known.devices = facts.devices.iter().map(|d| (d.id(), d.path.clone())).collect();
             let vpn = |a: &crate::facts::Active| Some((facts.profile(&a.uuid)?.id()?, a.path.clone()));
             known.active = facts
                 .devices
                 .iter()
-                .filter_map(|d| Some((of(d), d.active.as_ref()?.path.clone())))
+                .filter_map(|d| Some((d.id(), d.active.as_ref()?.path.clone())))
                 .chain(facts.vpns.iter().filter_map(vpn))
                 .collect();
             known
@@ -383,14 +457,19 @@ impl Host for LiveHost {
     }
 
     async fn checkpoint(&self, ttl: Duration) -> Result<Checkpoint, HostError> {
+        // the journal may be that of a change which waits for its commit
+        checkpoint::none_in_force(&self.nm).await?;
         let before = self.observe().await?;
+        if let Some(journal) = &self.journal {
+            journal.keep(&before)?;
+        }
         *self.undo() = Undo {
             before,
             ..Undo::default()
         };
         self.note(Phase::Checkpoint, None)?;
-        let taken = match checkpoint::create(&self.nm, ttl).await {
-            Ok(taken) => taken,
+        let path = match checkpoint::create(&self.nm, ttl).await {
+            Ok(path) => path,
             Err(e) => {
                 if let Some(journal) = &self.journal {
                     journal.clear();
@@ -398,13 +477,9 @@ impl Host for LiveHost {
                 return Err(e);
             }
         };
-        {
-            let mut undo = self.undo();
-            undo.covers_global_dns = taken.covers_global_dns;
-            undo.checkpoint = Some(taken.path.clone());
-        }
-        self.note(Phase::Execute, Some(&taken.path))?;
-        Ok(Checkpoint { path: taken.path })
+        self.undo().checkpoint = Some(path.clone());
+        self.note(Phase::Execute, Some(&path))?;
+        Ok(Checkpoint { path })
     }
 
     async fn extend(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
@@ -413,12 +488,8 @@ impl Host for LiveHost {
     }
 
     async fn execute(&self, wave: &[Step]) -> Result<(), HostError> {
-        let begun = self.followers(wave).await;
-        let due = |step: &&Step| !matches!(step, Step::Activate { uuid, .. } if begun.contains(uuid));
-        let done = join_all(wave.iter().filter(due).map(|step| self.carry_out(step))).await;
-        done.into_iter().collect::<Result<(), HostError>>()?;
-        self.wake(wave).await;
-        Ok(())
+        self.note_written(wave)?;
+        self.perform(wave).await
     }
 
     async fn hold(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
@@ -443,38 +514,12 @@ impl Host for LiveHost {
     async fn rollback(&self, at: &Checkpoint) -> Result<(), HostError> {
         self.note(Phase::Rollback, Some(&at.path))?;
         let in_force = self.checkpoints().await?.contains(&at.path);
-        // without it its timer ran out while we waited for a dead bus, or NetworkManager was restarted and has forgotten it
-        let restored = match in_force {
-            true => checkpoint::rollback(&self.nm, &at.path).await,
-            false => Ok(()),
-        };
-        // kept until all is done: the transaction tries a rollback that failed again
-        let (before, effects) = {
-            let undo = self.undo();
-            (undo.before.clone(), undo.effects.clone())
-        };
-        let mut undone = Ok(());
-        for effect in effects.iter().rev() {
-            undone = undone.and(self.put_back(effect).await);
-        }
-        undone?;
-        self.restore_ovs(&before.facts).await;
-        // what is still on its way shows neither what it was nor what it will be
-        self.rest().await;
-        // where any step was needed, it was for those that NetworkManager could not restore
-        match self.mend(&before, !in_force).await? {
-            0 => restored?,
-            _ => self.rest().await,
-        }
-        *self.undo() = Undo::default();
-        if !in_force {
-            let lost = restore::lost(&before.facts, &self.observe().await?.facts);
-            if !lost.is_empty() {
-                let lost = lost.join(", ");
-                return Err(HostError::Other(format!(
-                    "the checkpoint was lost, and {lost} did not come back"
-                )));
-            }
+        let lost = self.take_back(in_force.then_some(at)).await?;
+        if !lost.is_empty() {
+            let lost = lost.join(", ");
+            return Err(HostError::Other(format!(
+                "the checkpoint was lost, and {lost} did not come back"
+            )));
         }
         if let Some(journal) = &self.journal {
             journal.clear();

@@ -14,8 +14,9 @@ use crate::state::iface::Interface;
 pub mod effect;
 pub mod fake;
 mod files;
+pub mod kept;
 pub mod live;
-mod restore;
+pub mod restore;
 
 pub use effect::Effect;
 
@@ -87,8 +88,17 @@ impl Observation {
 
     /// A node of which only a document is known: every interface in it has a link and a device, none has a profile.
     pub fn from_document(state: &NetworkState) -> Self {
-        let mut seen = Observation::new(state.skeleton());
-        seen.state = state.clone();
+        Observation::told(state.skeleton(), state.clone())
+    }
+
+    /// Facts beside a document that says more than they do.
+    fn told(facts: Facts, state: NetworkState) -> Self {
+        let mut seen = Observation {
+            state,
+            companions: vec![],
+            behind: HashMap::new(),
+            ..Observation::new(facts)
+        };
         seen.state.interfaces.sort_by_key(Interface::id);
         seen.index = seen
             .state
@@ -112,6 +122,13 @@ impl Observation {
     pub fn profiles_of(&self, id: &Id) -> impl Iterator<Item = &SavedProfile> {
         let found = self.profiles.get(id).into_iter().flatten();
         found.filter_map(|at| self.facts.profiles.get(*at))
+    }
+
+    /// The interface that a profile is for.
+    pub fn owner(&self, uuid: &str) -> Option<&Id> {
+        let at = self.facts.profiles.iter().position(|p| p.uuid() == uuid)?;
+        let mut all = self.profiles.iter();
+        all.find(|(_, places)| places.contains(&at)).map(|(id, _)| id)
     }
 
     /// Interfaces that have profiles.

@@ -1,7 +1,7 @@
 //! What puts NetworkManager's profiles back by hand, where its own rollback does not: it may have been restarted and have forgotten the checkpoint,
 //! and it does not bring back links that had to be deleted, profiles of devices that were down, or VPNs. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::{Facts, SavedProfile};
 use crate::plan::profiles::differing_keys;
@@ -15,45 +15,50 @@ fn kept(saved: &&SavedProfile) -> bool {
     saved.flags & 0xe == 0
 }
 
+fn owner(saved: &SavedProfile, seen: &Observation) -> Id {
+    let name = || saved.profile.str("connection", "id").unwrap_or_default();
+    seen.owner(saved.uuid())
+        .cloned()
+        .or_else(|| saved.id())
+        .unwrap_or_else(|| Id::kernel(name()))
+}
+
 /// Waves: what was changed or deleted is stored as it was, and what was active is activated. Where the checkpoint is `lost`, what is new goes first;
 /// otherwise NetworkManager has seen to that, and what it activated stays, but for links that it has put the old profile on without making them anew.
 pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step>> {
     let (before, now) = (&seen.facts, &then.facts);
     let old = |uuid: &str| before.profiles.iter().filter(kept).find(|p| p.uuid() == uuid);
     let new = now.profiles.iter().filter(kept).filter(|p| old(p.uuid()).is_none());
-    let forget = new.filter(|_| lost);
-    let forget = forget.filter_map(|p| {
-        Some(Step::Forget {
-            iface: p.id()?,
-            uuid: p.uuid().to_owned(),
-            path: p.path.clone(),
-        })
+    let forget = new.filter(|_| lost).map(|p| Step::Forget {
+        iface: owner(p, then),
+        uuid: p.uuid().to_owned(),
+        path: p.path.clone(),
     });
     let found = |uuid: &str| now.profiles.iter().find(|p| p.uuid() == uuid);
     let differs =
         |p: &&SavedProfile| found(p.uuid()).is_none_or(|n| !differing_keys(&n.profile, &p.profile).is_empty());
     let changed: Vec<&SavedProfile> = before.profiles.iter().filter(kept).filter(differs).collect();
-    let save = changed.iter().filter_map(|p| {
-        Some(Step::Save {
-            iface: p.id()?,
-            profile: p.profile.clone(),
-            path: found(p.uuid()).map(|n| n.path.clone()),
-            memory_only: p.filename.is_empty(),
-        })
+    let save = changed.iter().map(|p| Step::Save {
+        iface: owner(p, seen),
+        profile: p.profile.clone(),
+        path: found(p.uuid()).map(|n| n.path.clone()),
+        memory_only: p.filename.is_empty(),
     });
     let up = before.devices.iter().filter(|d| d.state == 100 && !d.external());
     let mut were: Vec<(Id, &str)> = up
-        .filter_map(|d| {
-            Some((
-                Id::in_space(d.interface.clone(), d.space()),
-                d.active.as_ref()?.uuid.as_str(),
-            ))
-        })
+        .filter_map(|d| Some((d.id(), d.active.as_ref()?.uuid.as_str())))
         .collect();
     // NM_ACTIVE_CONNECTION_STATE_ACTIVATED
     let vpns = before.vpns.iter().filter(|a| a.state == 2);
     were.extend(vpns.filter_map(|a| Some((before.profile(&a.uuid)?.id()?, a.uuid.as_str()))));
+    // a VPN runs over what is there
+    let depth = |iface: &Id| match iface.space {
+        Space::Vpn => usize::MAX,
+        _ => topology::depth(iface, &topology::Graph::new(), seen),
+    };
+    were.sort_by_cached_key(|(iface, _)| depth(iface));
     let mut deactivate = vec![];
+    let mut again: BTreeSet<Id> = BTreeSet::new();
     let mut activate: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
     for (iface, uuid) in were {
         let kinds = seen.interface(&iface).zip(then.interface(&iface));
@@ -66,17 +71,16 @@ pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step
             true => !same || changed.iter().any(|p| p.uuid() == uuid),
             false => now.active(&iface).is_none(),
         };
-        if old(uuid).is_some() && (gone || another) {
-            // a VPN runs over what is there
-            let depth = match iface.space {
-                Space::Vpn => usize::MAX,
-                _ => topology::depth(&iface, &topology::Graph::new(), seen),
-            };
-            let uuid = uuid.to_owned();
-            activate.entry(depth).or_default().push(Step::Activate {
+        // what hangs on a link that goes down and up again goes with it
+        let follows = topology::stands_on(&iface, seen)
+            .iter()
+            .any(|base| again.contains(base));
+        if old(uuid).is_some() && (gone || another || follows) {
+            again.insert(iface.clone());
+            activate.entry(depth(&iface)).or_default().push(Step::Activate {
                 iface,
-                uuid,
-                follows: false,
+                uuid: uuid.to_owned(),
+                follows: follows && !gone && !another,
             });
         }
     }
@@ -89,7 +93,7 @@ pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step
 /// Interfaces that were up and are not any more.
 pub fn lost(before: &Facts, now: &Facts) -> Vec<String> {
     let up = |d: &&crate::facts::Device| d.state == 100;
-    let gone = |d: &&crate::facts::Device| now.device(&d.interface).is_none_or(|n| n.state != 100);
+    let gone = |d: &&crate::facts::Device| now.device_of(&d.id()).is_none_or(|n| n.state != 100);
     before
         .devices
         .iter()

@@ -11,14 +11,6 @@ const FLAGS: u32 = 0x2 | 0x4;
 /// TRACK_INTERNAL_GLOBAL_DNS, since NetworkManager 1.48; earlier ones refuse it.
 const TRACK_GLOBAL_DNS: u32 = 0x20;
 
-/// A fresh checkpoint.
-pub struct Taken {
-    /// D-Bus path.
-    pub path: String,
-    /// NetworkManager puts the global DNS configuration back itself.
-    pub covers_global_dns: bool,
-}
-
 fn seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1)
 }
@@ -31,26 +23,28 @@ pub async fn list(nm: &NetworkManager) -> Result<Vec<String>, HostError> {
     Ok(all.iter().map(ToString::to_string).collect())
 }
 
-/// Takes one over all devices.
-pub async fn create(nm: &NetworkManager, ttl: Duration) -> Result<Taken, HostError> {
-    if let Some(path) = list(nm).await?.into_iter().next() {
-        return Err(HostError::ForeignCheckpoint { path });
+/// There is none in force: two would undo each other's work.
+pub async fn none_in_force(nm: &NetworkManager) -> Result<(), HostError> {
+    match list(nm).await?.into_iter().next() {
+        Some(path) => Err(HostError::ForeignCheckpoint { path }),
+        None => Ok(()),
     }
+}
+
+/// Takes one over all devices. Gives its D-Bus path.
+pub async fn create(nm: &NetworkManager, ttl: Duration) -> Result<String, HostError> {
     let manager = nm.manager().await?;
     let taking = async {
         let create = |flags| manager.checkpoint_create(&[], seconds(ttl), flags);
         match create(FLAGS | TRACK_GLOBAL_DNS).await {
-            Ok(path) => Ok((path, true)),
-            Err(_) => Ok((create(FLAGS).await?, false)),
+            Ok(path) => Ok(path),
+            Err(_) => create(FLAGS).await,
         }
     };
-    let (path, covers_global_dns) = call("CheckpointCreate", taking)
+    let path = call("CheckpointCreate", taking)
         .await
         .map_err(failed("taking a checkpoint"))?;
-    Ok(Taken {
-        path: path.to_string(),
-        covers_global_dns,
-    })
+    Ok(path.to_string())
 }
 
 /// Its time starts afresh: it ends `ttl` from now.

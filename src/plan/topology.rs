@@ -743,6 +743,11 @@ fn depth_below(id: &Id, graph: &Graph, seen: &Observation, level: usize) -> usiz
     deepest
 }
 
+/// The controller and the parents of an interface, as they are.
+pub fn stands_on(id: &Id, seen: &Observation) -> Vec<Id> {
+    stands_after(id, &Graph::new(), seen)
+}
+
 /// The controller and the parents of an interface, as they will be.
 fn stands_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<Id> {
     let mut above: Vec<Id> = parents_after(id, graph, seen).into_iter().map(Id::kernel).collect();

@@ -33,6 +33,7 @@ namespaces() {
   lacks openssl openssl
   lacks busybox busybox
   lacks ovs-vswitchd openvswitch-switch
+  lacks faketime faketime
   if ! python -c 'import asyncio, ctypes, json' 2>/dev/null; then
     lacking+=(python3)
     want+=(python3)

@@ -14,6 +14,7 @@ use kube::{Api, Client, ResourceExt};
 use netwright::api::NodeNetworkConfigurationEnactment as Enactment;
 use netwright::api::condition::is_true;
 
+mod clock;
 #[path = "../common/mod.rs"]
 mod common;
 mod proxy;
@@ -72,6 +73,7 @@ impl Role {
             dir: dir.to_owned(),
             child: None,
         };
+        clock::set(dir, name, 0);
         role.start();
         role
     }
@@ -80,17 +82,10 @@ impl Role {
         let (dir, name) = (&self.dir, &self.name);
         if CONTROLLERS.contains(&name.as_str()) {
             let mut command = Command::new("ip");
-            command.args([
-                "netns",
-                "exec",
-                &netns(dir),
-                NETWRIGHT,
-                "controller",
-                "--namespace",
-                "nmstate",
-                "--identity",
-                name,
-            ]);
+            command
+                .args(["netns", "exec", &netns(dir)])
+                .args(clock::wrapper(dir, name))
+                .args([NETWRIGHT, "controller", "--namespace", "nmstate", "--identity", name]);
             command.arg("--kubeconfig").arg(dir.join("controller.kubeconfig"));
             command.args(["--metrics-address", "", "--webhook-address", ""]); // both are in one place
             return command;
@@ -99,10 +94,9 @@ impl Role {
         let text = std::fs::read_to_string(&kubeconfig).expect("the bed made it");
         let through = dir.join(format!("chaos-{name}.kubeconfig"));
         std::fs::write(&through, text.replace(":6443", &format!(":{}", proxy::PORT))).expect("written");
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/node.sh"));
+        let mut command = common::node_verb(&dir.join(name), "exec");
         command
-            .arg("exec")
-            .arg(dir.join(name))
+            .args(clock::wrapper(dir, name))
             .args([NETWRIGHT, "agent", "--node-name", name]);
         command.arg("--kubeconfig").arg(through);
         command.arg("--state-dir").arg(dir.join(name).join("state"));
@@ -434,6 +428,22 @@ impl Chaos {
         self.gets_well();
     }
 
+    /// One after the other finds itself an hour later than all others, and an hour back.
+    fn clocks_jump(&mut self) {
+        let names: Vec<String> = self.roles.keys().cloned().collect();
+        for name in names {
+            for seconds in [3600, 0] {
+                self.say(&format!("the clock of {name} jumps to {seconds} s"));
+                self.edit();
+                self.pause(0, 700);
+                clock::set(&self.dir(), &name, seconds);
+                self.gets_well();
+                self.edit();
+                self.gets_well();
+            }
+        }
+    }
+
     fn packets_vanish(&mut self, time: Duration) {
         self.say("packets vanish");
         self.proxy.mood.away.store(true, Ordering::Relaxed);
@@ -492,6 +502,7 @@ fn whatever_dies_the_policy_ends_up_on_both_nodes_and_one_at_a_time() {
         chaos.watches_drop();
         chaos.packets_vanish(Duration::from_secs(3));
         chaos.node_is_made_anew();
+        chaos.clocks_jump();
     }
     chaos.apiserver_goes_and_etcd_forgets(away);
     for round in 0..rounds.unwrap_or(6) {

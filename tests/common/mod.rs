@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub const NETWRIGHT: &str = env!("CARGO_BIN_EXE_netwright");
@@ -21,6 +22,21 @@ pub fn may_run() -> bool {
     root
 }
 
+/// As [`may_run`], for nodes with Open vSwitch. The bed builds NetworkManager once where the distribution's has no plug-in
+/// (Debian's has none).
+pub fn may_run_ovs() -> bool {
+    if !may_run() {
+        return false;
+    }
+    let mut can = Command::new(script("nm-ovs.sh"));
+    let can = can.arg("--can").status().is_ok_and(|status| status.success());
+    if !can {
+        assert!(std::env::var_os("CI").is_none(), "CI can build NetworkManager");
+        eprintln!("SKIPPED: there is no NetworkManager with Open vSwitch, and it cannot be built here");
+    }
+    can
+}
+
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(name)
 }
@@ -35,6 +51,29 @@ pub fn must(command: &mut Command) -> String {
 fn variable(text: &str, name: &str) -> String {
     let mut lines = text.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix('='));
     lines.next().unwrap_or_default().to_owned()
+}
+
+/// Waits until it holds; panics with the story where it does not.
+pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool, story: impl Fn() -> String) {
+    let end = Instant::now() + limit;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {limit:?}: {what}\n{}", story());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Sends one LLDP frame of a switch with this name to the node whose wires end in this namespace.
+pub fn send_lldp(netns: &str, switch: &str) {
+    let frame = "import socket, struct, sys
+tlv = lambda kind, value: struct.pack('!H', kind << 9 | len(value)) + value
+mac = bytes.fromhex('000130f9ada0')
+frame = bytes.fromhex('0180c200000e') + mac + b'\\x88\\xcc' + tlv(1, b'\\x04' + mac) + tlv(2, b'\\x051/1')
+frame += tlv(3, struct.pack('!H', 120)) + tlv(5, sys.argv[1].encode()) + tlv(7, struct.pack('!HH', 20, 20))
+frame += tlv(127, bytes.fromhex('0080c203') + struct.pack('!HB', 488, 4) + b'v488') + tlv(0, b'')
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('w-eth1', 0x88cc))
+s.send(frame)";
+    must(Command::new("ip").args(["netns", "exec", netns, "python3", "-c", frame, switch]));
 }
 
 /// stdout and stderr.
@@ -88,8 +127,8 @@ impl Node {
 
     /// A command inside the node.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(script("node.sh"));
-        command.arg("exec").arg(self.bed()).arg(program).args(args);
+        let mut command = node_verb(&self.bed(), "exec");
+        command.arg(program).args(args);
         command
     }
 
@@ -124,14 +163,21 @@ impl Node {
 
     /// Another verb of `node.sh`.
     pub fn bed_verb(&self, verb: &str, args: &[&str]) {
-        must(Command::new(script("node.sh")).arg(verb).arg(self.bed()).args(args));
+        must(node_verb(&self.bed(), verb).args(args));
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = Command::new(script("node.sh")).arg("down").arg(self.bed()).output();
+        let _ = node_verb(&self.bed(), "down").output();
     }
+}
+
+/// A verb of `node.sh` on the node that was made in this folder.
+pub fn node_verb(bed: &Path, verb: &str) -> Command {
+    let mut command = Command::new(script("node.sh"));
+    command.arg(verb).arg(bed);
+    command
 }
 
 /// A control plane with nodes, agents and a controller.
@@ -173,6 +219,32 @@ impl Cluster {
         variable(&self.log("env"), name)
     }
 
+    /// A variable of one node.
+    pub fn node_env(&self, node: &str, name: &str) -> String {
+        variable(&self.log(&format!("{node}/env")), name)
+    }
+
+    /// A verb of `node.sh` on one node.
+    pub fn node_verb(&self, node: &str, verb: &str) -> Command {
+        node_verb(&self.dir.0.join("c").join(node), verb)
+    }
+
+    /// GET of a page from inside a node, or beside the apiserver.
+    pub fn page(&self, inside: Option<&str>, port: u16, path: &str) -> String {
+        let get = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nAccept: application/openmetrics-text\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        let output = match inside {
+            Some(node) => self.verb("exec").args([node, "bash", "-c", &get]).output(),
+            None => {
+                let netns = self.env("CP_NETNS");
+                let mut ip = Command::new("ip");
+                ip.args(["netns", "exec", &netns, "bash", "-c", &get]).output()
+            }
+        };
+        String::from_utf8_lossy(&output.expect("bash").stdout).into_owned()
+    }
+
     /// A log of the bed.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.0.join("c").join(name)).unwrap_or_default()
@@ -197,11 +269,11 @@ pub fn agent_flags(node: &str) -> netwright::agent::Config {
         policy_dir: None,
         bridge_marker: false,
         metrics_address: netwright::serve::Address(None),
-        probe_timeout: std::time::Duration::from_secs(120),
+        probe_timeout: Duration::from_secs(120),
         probe_dns_host: None,
         probe_retries: 1,
         max_retries: 5,
-        initial_backoff: std::time::Duration::from_secs(1),
-        max_backoff: std::time::Duration::from_secs(30),
+        initial_backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_secs(30),
     }
 }

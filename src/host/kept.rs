@@ -1,0 +1,190 @@
+//! What is kept on disk while a transaction is under way, so that whoever finds it after a crash can lead the node back. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Observation, Step};
+use crate::error::Invalid;
+use crate::facts::{Active, Device, Facts, Ovs, SavedProfile};
+use crate::plan::profiles::differing_keys;
+use crate::profile::Profile;
+use crate::state::NetworkState;
+
+/// The node before the change: as much of a reading as it takes to put back what was. With secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Before {
+    state: serde_json::Value,
+    devices: Vec<Device>,
+    vpns: Vec<Active>,
+    profiles: Vec<SavedProfile>,
+    ovs: Option<Ovs>,
+}
+
+impl Before {
+    /// Of this reading.
+    pub fn of(seen: &Observation) -> Self {
+        Before {
+            state: seen.state.to_json(),
+            devices: seen.facts.devices.clone(),
+            vpns: seen.facts.vpns.clone(),
+            profiles: seen.facts.profiles.clone(),
+            ovs: seen.facts.ovs.clone(),
+        }
+    }
+
+    /// The reading again.
+    pub fn observation(self) -> Result<Observation, Invalid> {
+        let state = NetworkState::from_json(self.state)?;
+        let facts = Facts {
+            devices: self.devices,
+            vpns: self.vpns,
+            profiles: self.profiles,
+            ovs: self.ovs,
+            ..state.skeleton()
+        };
+        Ok(Observation::told(facts, state))
+    }
+}
+
+/// Profiles that a transaction has written, by `connection.uuid`: as it saved them, None for those that it deleted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Written(BTreeMap<String, Option<Profile>>);
+
+impl Written {
+    /// Adds what these steps write. Says whether they write anything.
+    pub fn note(&mut self, wave: &[Step]) -> bool {
+        let written = wave.iter().filter_map(|step| match step {
+            Step::Save { profile, .. } => {
+                let uuid = profile.str("connection", "uuid")?;
+                Some((uuid.to_owned(), Some(profile.clone())))
+            }
+            Step::Forget { uuid, .. } => Some((uuid.clone(), None)),
+            _ => None,
+        });
+        let written: Vec<_> = written.collect();
+        let any = !written.is_empty();
+        self.0.extend(written);
+        any
+    }
+
+    /// Still as the transaction saved it. NetworkManager adds keys of its own; what it was given it keeps.
+    fn is_ours(&self, now: &SavedProfile) -> bool {
+        let Some(Some(saved)) = self.0.get(now.uuid()) else {
+            return false;
+        };
+        let given = |key: &String| {
+            let (setting, key) = key.split_once('.').unwrap_or((key, ""));
+            saved.settings.get(setting).is_some_and(|s| s.contains_key(key))
+        };
+        !differing_keys(saved, &now.profile).iter().any(given)
+    }
+
+    /// The node before the change, but for what others have done since: that is taken for what was.
+    pub fn before(&self, before: Observation, now: &Facts) -> Observation {
+        let Observation { mut facts, state, .. } = before;
+        let theirs = now.profiles.iter().filter(|p| !self.is_ours(p)).cloned();
+        let kept = |p: &SavedProfile| match now.profiles.iter().find(|n| n.uuid() == p.uuid()) {
+            Some(there) => self.is_ours(there),
+            None => self.0.get(p.uuid()).is_some_and(Option::is_none),
+        };
+        facts.profiles.retain(kept);
+        facts.profiles.extend(theirs);
+        for device in &mut facts.devices {
+            let then = now.active(&device.id());
+            let ours = |a: &Active| self.0.contains_key(&a.uuid);
+            if let Some(then) = then.filter(|a| !ours(a) && !device.active.as_ref().is_some_and(ours)) {
+                device.active = Some(then.clone());
+            }
+        }
+        Observation::told(facts, state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scalar::Id;
+
+    fn saved(uuid: &str, mtu: u32) -> SavedProfile {
+        let mut profile = Profile::default();
+        profile.put("connection", "uuid", uuid);
+        profile.put("802-3-ethernet", "mtu", mtu);
+        SavedProfile {
+            profile,
+            ..SavedProfile::default()
+        }
+    }
+
+    fn node(profiles: &[(&str, u32)], active: &[(&str, &str)]) -> Facts {
+        let device = |(iface, uuid): &(&str, &str)| Device {
+            interface: (*iface).to_owned(),
+            active: Some(Active {
+                uuid: (*uuid).to_owned(),
+                ..Active::default()
+            }),
+            ..Device::default()
+        };
+        Facts {
+            profiles: profiles.iter().map(|(uuid, mtu)| saved(uuid, *mtu)).collect(),
+            devices: active.iter().map(device).collect(),
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn what_others_did_since_is_taken_for_what_was() {
+        let changed = |uuid: &str| (uuid.to_owned(), Some(saved(uuid, 1400).profile));
+        let written = Written(BTreeMap::from([
+            changed("ours"),
+            changed("ours-changed-by-them"),
+            changed("ours-deleted-by-them"),
+            changed("new"),
+            ("deleted-by-us".to_owned(), None),
+        ]));
+        let names = [
+            "ours",
+            "ours-changed-by-them",
+            "ours-deleted-by-them",
+            "deleted-by-us",
+            "old",
+        ];
+        let was = node(&names.map(|n| (n, 1500)), &[("eth1", "ours"), ("eth2", "old")]);
+        // NetworkManager adds keys of its own
+        let mut now = node(
+            &[
+                ("ours", 1400),
+                ("ours-changed-by-them", 9000),
+                ("new", 1400),
+                ("old", 1500),
+                ("theirs", 1500),
+            ],
+            &[("eth1", "new"), ("eth2", "theirs")],
+        );
+        now.profiles[0].profile.put("connection", "timestamp", 1u64);
+        now.profiles[0].profile.put("ipv4", "method", "auto");
+        let then = written.before(Observation::new(was), &now);
+        let mut kept: Vec<(&str, u64)> = then
+            .facts
+            .profiles
+            .iter()
+            .map(|p| {
+                (
+                    p.uuid(),
+                    p.profile.int("802-3-ethernet", "mtu").unwrap_or(0).unsigned_abs(),
+                )
+            })
+            .collect();
+        kept.sort_unstable();
+        let want = [
+            ("deleted-by-us", 1500),
+            ("old", 1500),
+            ("ours", 1500),
+            ("ours-changed-by-them", 9000),
+            ("theirs", 1500),
+        ];
+        assert_eq!(kept, want);
+        let active = |name: &str| then.facts.active(&Id::kernel(name)).map(|a| a.uuid.as_str());
+        assert_eq!((active("eth1"), active("eth2")), (Some("ours"), Some("theirs")));
+    }
+}
