@@ -190,6 +190,12 @@ impl Journal {
         serde_json::from_str(&fs::read_to_string(&self.path).ok()?).ok()
     }
 
+    /// The change under way is under this checkpoint.
+    pub fn tells_of(&self, checkpoint: &str) -> bool {
+        let this = |e: &Entry| e.boot_id == boot_id() && e.checkpoint.as_deref() == Some(checkpoint);
+        self.read().as_ref().is_some_and(this)
+    }
+
     /// Changes the entry there is.
     pub fn update(&self, change: impl FnOnce(&mut Entry)) -> Result<(), HostError> {
         let text = fs::read_to_string(&self.path).map_err(|e| failed("reading", &self.path, &e))?;

@@ -29,13 +29,18 @@ fn gone(what: &str) -> Failure {
 
 async fn held(args: &Held) -> anyhow::Result<(Lock, LiveHost, Checkpoint)> {
     let lock = Lock::take(&args.state_dir)?;
-    let host = LiveHost::connect().await?.with_journal(Journal::open(&args.state_dir)?);
+    let mut host = LiveHost::connect().await?;
     let all = checkpoint::list(host.network_manager()).await?;
     let path = match &args.checkpoint {
         Some(path) if all.contains(path) => path.clone(),
         Some(path) => return Err(gone(&format!("checkpoint {path}")).into()),
         None => all.into_iter().next().ok_or_else(|| gone("checkpoint"))?,
     };
+    let journal = Journal::open(&args.state_dir)?;
+    // somebody else's is all that is known of it
+    if journal.tells_of(&path) {
+        host = host.with_journal(journal);
+    }
     Ok((lock, host, Checkpoint { path }))
 }
 

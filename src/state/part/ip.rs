@@ -504,7 +504,8 @@ impl Ip {
         }
     }
 
-    /// Lays a wish over what is. Addresses that DHCP gave become static when DHCP is switched off and none are written.
+    /// Lays a wish over what is. Addresses that DHCP gave become static when DHCP is switched off and none are written. A wish that asks for
+    /// DHCP or autoconf says which addresses there are besides, and whether something of what is given is not used.
     pub fn merge(desired: &Ip, current: Option<&Ip>) -> Ip {
         let none = Ip::default();
         let current = current.unwrap_or(&none);
@@ -513,7 +514,11 @@ impl Ip {
             return Ip::disabled();
         }
         let d = desired.clone();
-        let c = current.clone();
+        let mut c = current.clone();
+        let asks = desired.dhcp == Some(true) || desired.autoconf == Some(true);
+        if asks {
+            (c.auto_dns, c.auto_gateway, c.auto_routes) = (Some(true), Some(true), Some(true));
+        }
         let mut merged = Ip {
             enabled: Some(true),
             dhcp: d.dhcp.or(c.dhcp),
@@ -542,7 +547,10 @@ impl Ip {
         let becomes_static = current.is_auto() && !merged.is_auto();
         let given = |list: &Vec<Addr>| !becomes_static || list.is_empty() || !list.iter().all(Addr::is_dynamic);
         if !merged.address.as_ref().is_some_and(given) {
-            merged.address = Some(current.kept_addresses(becomes_static));
+            merged.address = Some(match asks {
+                true => merged.address.unwrap_or_default(),
+                false => current.kept_addresses(becomes_static),
+            });
         }
         if !merged.is_auto() {
             merged.forget_auto();
