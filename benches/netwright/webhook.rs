@@ -11,7 +11,7 @@ const TARGET: f64 = 0.05;
 
 pub fn main() {
     // what may be laid out at most, each with many addresses; and so many that only the text is checked
-    for (interfaces, addresses) in [(500, 40), (5000, 2)] {
+    for (interfaces, addresses) in [(500, 44), (3400, 2)] {
         let body = review_of(interfaces, addresses);
         let times = (0..7).map(|_| {
             let begin = Instant::now();

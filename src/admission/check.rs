@@ -86,10 +86,17 @@ pub fn policy(name: &str, mut spec: Value) -> Findings {
 
 fn captures_and_document(spec: &Spec, desired: Value, found: &mut Findings) {
     let mut texts: Vec<&str> = spec.capture.values().map(String::as_str).collect();
-    known::texts(&desired, &mut texts);
+    let templates = known::has_braces(&desired);
+    if templates {
+        known::texts(&desired, &mut texts);
+    }
     let node = capture::Node::any(texts.into_iter());
     found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
-    let known = match known::split(desired, &spec.capture, &node) {
+    let known = match templates {
+        true => known::split(desired, &spec.capture, &node),
+        false => Ok(Known::whole(desired)),
+    };
+    let known = match known {
         Ok(known) => known,
         Err(fault) => return found.faults.push(fault.under(DOCUMENT)),
     };

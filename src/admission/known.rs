@@ -167,6 +167,14 @@ fn label(list: &str, i: usize, entry: &Value) -> String {
 }
 
 impl Known {
+    /// A document without templates.
+    pub fn whole(document: Value) -> Self {
+        Known {
+            document,
+            ..Known::default()
+        }
+    }
+
     /// A fault in `document`, where the author finds it.
     pub fn place(&self, mut fault: Invalid) -> Invalid {
         for (keys, places) in &self.places {
@@ -246,7 +254,7 @@ fn place_of<'v>(mut whole: &'v Value, mut known: &'v Value, mut path: &str) -> &
 }
 
 /// Braces of a template anywhere in it.
-fn has_braces(value: &Value) -> bool {
+pub fn has_braces(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains("{{") || text.contains("}}"),
         Value::Array(list) => list.iter().any(has_braces),
