@@ -136,7 +136,7 @@ impl NetworkState {
             dns_resolver: section(&mut map, "dns-resolver")?,
             route_rules: section(&mut map, "route-rules")?,
             routes: section(&mut map, "routes")?,
-            ovs_db: section(&mut map, "ovs-db")?,
+            ovs_db: section(&mut map, "ovs-db")?.map(ovs_db::whole),
             ovn: section(&mut map, "ovn")?,
             interfaces: match map.remove("interfaces") {
                 None | Some(Value::Null) => vec![],

@@ -42,6 +42,17 @@ pub fn from_facts(facts: &Facts) -> Option<OvsIds> {
     })
 }
 
+/// A section that names neither map purges both, as `{}` does in every other place.
+pub fn whole(wish: OvsIds) -> OvsIds {
+    match (&wish.external_ids, &wish.other_config) {
+        (None, None) => OvsIds {
+            external_ids: Some(Keys::new()),
+            other_config: Some(Keys::new()),
+        },
+        _ => wish,
+    }
+}
+
 /// What of a map differs from the wish: the value that each key is to have, None for those that are to go.
 pub fn change(wish: Option<&Keys>, now: &BTreeMap<String, String>) -> Keys {
     let Some(wish) = wish else { return Keys::new() };
