@@ -352,10 +352,14 @@ impl Kind for Bond {
         }
     }
 
-    /// The kernel changes the mode only of a bond without ports.
+    /// The kernel changes the mode and some options only of a bond without ports.
     fn must_recreate(&self, current: &Self) -> bool {
-        let mode = |b: &Bond| b.bond.as_ref().and_then(|s| s.mode);
-        matches!((mode(self), mode(current)), (Some(a), Some(b)) if a != b)
+        let (Some(wish), Some(now)) = (&self.bond, &current.bond) else {
+            return false;
+        };
+        let options = wish.options.as_ref().zip(now.options.as_ref());
+        matches!((wish.mode, now.mode), (Some(a), Some(b)) if a != b)
+            || options.is_some_and(|(wish, now)| options::need_another_link(wish, now))
     }
 
     fn skip_unsupported(&mut self, _facts: &Facts) -> Option<String> {

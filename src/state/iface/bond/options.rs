@@ -493,10 +493,10 @@ fn validate_watch(written: &Options, whole: &Options) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// What the kernel takes only while the bond is down or has no ports (`BOND_OPTFLAG_IFDOWN` and `_NOSLAVES` in bond_options.c). NetworkManager
-/// brings the link up again for it, and then sets only what its profile says.
-const AT_REST: [&str; 7] = [
+/// What the kernel takes only while the bond is down or has no ports (`BOND_OPTFLAG_IFDOWN` and `_NOSLAVES` in bond_options.c).
+const AT_REST: [&str; 8] = [
     "ad_actor_sys_prio",
+    "ad_actor_system",
     "ad_select",
     "ad_user_port_key",
     "fail_over_mac",
@@ -504,6 +504,18 @@ const AT_REST: [&str; 7] = [
     "lacp_rate",
     "tlb_dynamic_lb",
 ];
+
+/// A change that a live bond does not take. NetworkManager would bring the same link up again for it, and then sets no defaults.
+pub fn need_another_link(wish: &Options, now: &Options) -> bool {
+    let mut specs = AT_REST.iter().filter_map(|name| Spec::of(name));
+    specs.any(|spec| {
+        let has = now.get(spec.name).unwrap_or(spec.default);
+        match wish.is_empty() {
+            true => has != spec.default,
+            false => wish.get(spec.name).is_some_and(|asked| asked != has),
+        }
+    })
+}
 
 /// Writes `bond.options` over what the profile has. Another mode forgets what it had, and so does `{}`.
 pub fn to_profile(mode: Option<Mode>, wish: Option<&Options>, profile: &mut Profile) {
@@ -519,12 +531,7 @@ pub fn to_profile(mode: Option<Mode>, wish: Option<&Options>, profile: &mut Prof
     }
     if let Some(wish) = wish {
         if wish.is_empty() {
-            options.retain(|name, _| name == "mode" || AT_REST.contains(&name.as_str()));
-            for spec in AT_REST.iter().filter_map(|name| Spec::of(name)) {
-                options
-                    .entry(spec.nm_key().to_owned())
-                    .and_modify(|text| *text = spec.to_nm(spec.default));
-            }
+            options.retain(|name, _| name == "mode");
         }
         for name in wish.displaced() {
             options.remove(name);
@@ -533,12 +540,9 @@ pub fn to_profile(mode: Option<Mode>, wish: Option<&Options>, profile: &mut Prof
             let (key, text) = (spec.nm_key(), spec.to_nm(value));
             // a default is not written: an older NetworkManager may not know the name, and the kernel refuses some of its own
             let needless = value.is_empty() || (value == spec.default && spec.name != "miimon");
-            let known = options.get(key);
-            // what is left out would stay as it is
-            let goes_back = known.is_some() && AT_REST.contains(&spec.name);
-            match known == Some(&text) {
+            match options.get(key) == Some(&text) {
                 true => {}
-                false if needless && !goes_back => drop(options.remove(key)),
+                false if needless => drop(options.remove(key)),
                 false => drop(options.insert(key.to_owned(), text)),
             }
         }
