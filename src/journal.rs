@@ -80,7 +80,7 @@ pub struct Entry {
     /// What puts back what the checkpoint does not cover, in the order in which it was done.
     #[serde(default)]
     pub undo: Vec<Effect>,
-    /// The profiles that were written.
+    /// What was done to profiles and interfaces.
     #[serde(default)]
     pub written: Written,
     /// `/proc/sys/kernel/random/boot_id`: D-Bus paths mean nothing after a reboot.

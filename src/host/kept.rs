@@ -1,6 +1,6 @@
 //! What is kept on disk while a transaction is under way, so that whoever finds it after a crash can lead the node back. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,9 @@ use super::{Observation, Step};
 use crate::error::Invalid;
 use crate::facts::{Active, Device, Facts, Ovs, SavedProfile};
 use crate::plan::profiles::differing_keys;
+use crate::plan::topology;
 use crate::profile::Profile;
+use crate::scalar::Id;
 use crate::state::NetworkState;
 
 /// The node before the change: as much of a reading as it takes to put back what was. With secrets.
@@ -47,30 +49,39 @@ impl Before {
     }
 }
 
-/// Profiles that a transaction has written, by `connection.uuid`: as it saved them, None for those that it deleted.
+/// What a transaction has done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Written(BTreeMap<String, Option<Profile>>);
+pub struct Written {
+    /// Profiles by `connection.uuid`, as it saved them; None for those that it deleted.
+    profiles: BTreeMap<String, Option<Profile>>,
+    /// Interfaces that it took down.
+    down: BTreeSet<Id>,
+}
 
 impl Written {
-    /// Adds what these steps write. Says whether they write anything.
+    /// Adds what these steps do. Says whether that is anything that has to be undone.
     pub fn note(&mut self, wave: &[Step]) -> bool {
-        let written = wave.iter().filter_map(|step| match step {
-            Step::Save { profile, .. } => {
-                let uuid = profile.str("connection", "uuid")?;
-                Some((uuid.to_owned(), Some(profile.clone())))
+        let mut any = false;
+        for step in wave {
+            match step {
+                Step::Save { profile, .. } => {
+                    let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
+                    self.profiles.insert(uuid, Some(profile.clone()));
+                }
+                Step::Forget { uuid, .. } => drop(self.profiles.insert(uuid.clone(), None)),
+                Step::Disconnect { iface } | Step::Deactivate { iface } | Step::RemoveLink { iface } => {
+                    self.down.insert(iface.clone());
+                }
+                Step::Activate { .. } | Step::Reapply { .. } | Step::Effect(_) => continue,
             }
-            Step::Forget { uuid, .. } => Some((uuid.clone(), None)),
-            _ => None,
-        });
-        let written: Vec<_> = written.collect();
-        let any = !written.is_empty();
-        self.0.extend(written);
+            any = true;
+        }
         any
     }
 
     /// Still as the transaction saved it. NetworkManager adds keys of its own; what it was given it keeps.
     fn is_ours(&self, now: &SavedProfile) -> bool {
-        let Some(Some(saved)) = self.0.get(now.uuid()) else {
+        let Some(Some(saved)) = self.profiles.get(now.uuid()) else {
             return false;
         };
         let given = |key: &String| {
@@ -82,21 +93,31 @@ impl Written {
 
     /// The node before the change, but for what others have done since: that is taken for what was.
     pub fn before(&self, before: Observation, now: &Facts) -> Observation {
-        let Observation { mut facts, state, .. } = before;
-        let theirs = now.profiles.iter().filter(|p| !self.is_ours(p)).cloned();
-        let kept = |p: &SavedProfile| match now.profiles.iter().find(|n| n.uuid() == p.uuid()) {
-            Some(there) => self.is_ours(there),
-            None => self.0.get(p.uuid()).is_some_and(Option::is_none),
+        let ours = |a: &&Active| self.profiles.contains_key(&a.uuid);
+        let written = |id: &Id| {
+            let active = [before.facts.active(id), now.active(id)];
+            self.down.contains(id) || active.iter().flatten().any(ours)
         };
-        facts.profiles.retain(kept);
-        facts.profiles.extend(theirs);
-        for device in &mut facts.devices {
-            let then = now.active(&device.id());
-            let ours = |a: &Active| self.0.contains_key(&a.uuid);
-            if let Some(then) = then.filter(|a| !ours(a) && !device.active.as_ref().is_some_and(ours)) {
-                device.active = Some(then.clone());
-            }
+        // what hangs on it went down with it
+        let touched = |id: &Id| written(id) || topology::stands_on(id, &before).iter().any(written);
+        let mut devices = before.facts.devices.clone();
+        for device in devices.iter_mut().filter(|d| !touched(&d.id())) {
+            let then = now.device_of(&device.id());
+            device.state = then.map_or(0, |d| d.state);
+            device.active = then.and_then(|d| d.active.clone());
         }
+        let kept = |p: &&SavedProfile| match now.profiles.iter().find(|n| n.uuid() == p.uuid()) {
+            Some(there) => self.is_ours(there),
+            None => self.profiles.get(p.uuid()).is_some_and(Option::is_none),
+        };
+        let mut profiles: Vec<SavedProfile> = before.facts.profiles.iter().filter(kept).cloned().collect();
+        profiles.extend(now.profiles.iter().filter(|p| !self.is_ours(p)).cloned());
+        let Observation { facts, state, .. } = before;
+        let facts = Facts {
+            devices,
+            profiles,
+            ..facts
+        };
         Observation::told(facts, state)
     }
 }
@@ -104,7 +125,6 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Id;
 
     fn saved(uuid: &str, mtu: u32) -> SavedProfile {
         let mut profile = Profile::default();
@@ -135,13 +155,16 @@ mod tests {
     #[test]
     fn what_others_did_since_is_taken_for_what_was() {
         let changed = |uuid: &str| (uuid.to_owned(), Some(saved(uuid, 1400).profile));
-        let written = Written(BTreeMap::from([
-            changed("ours"),
-            changed("ours-changed-by-them"),
-            changed("ours-deleted-by-them"),
-            changed("new"),
-            ("deleted-by-us".to_owned(), None),
-        ]));
+        let written = Written {
+            profiles: BTreeMap::from([
+                changed("ours"),
+                changed("ours-changed-by-them"),
+                changed("ours-deleted-by-them"),
+                changed("new"),
+                ("deleted-by-us".to_owned(), None),
+            ]),
+            down: BTreeSet::from([Id::kernel("eth4")]),
+        };
         let names = [
             "ours",
             "ours-changed-by-them",
@@ -149,7 +172,10 @@ mod tests {
             "deleted-by-us",
             "old",
         ];
-        let was = node(&names.map(|n| (n, 1500)), &[("eth1", "ours"), ("eth2", "old")]);
+        let was = node(
+            &names.map(|n| (n, 1500)),
+            &[("eth1", "ours"), ("eth2", "old"), ("eth3", "old"), ("eth4", "old")],
+        );
         // NetworkManager adds keys of its own
         let mut now = node(
             &[
@@ -185,6 +211,8 @@ mod tests {
         ];
         assert_eq!(kept, want);
         let active = |name: &str| then.facts.active(&Id::kernel(name)).map(|a| a.uuid.as_str());
-        assert_eq!((active("eth1"), active("eth2")), (Some("ours"), Some("theirs")));
+        // one was taken down by somebody, one by us
+        let want = [Some("ours"), Some("theirs"), None, Some("old")];
+        assert_eq!(["eth1", "eth2", "eth3", "eth4"].map(active), want);
     }
 }
