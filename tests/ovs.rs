@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{NETWRIGHT, Node, may_run_ovs, must, said};
 
 struct Ovs(Node);
@@ -128,7 +130,9 @@ fn bonds_patches_and_keys() {
         {name: p0, type: ovs-interface, patch: {peer: p1}}, {name: p1, type: ovs-interface, patch: {peer: p0}}]",
     );
     assert_eq!(ovs.get("interface", "p0", "options:peer"), "p1");
-    assert_eq!(ovs.get("interface", "p0", "error"), "[]");
+    // ovs-vswitchd joins the two ends once it has seen the second
+    let error = || ovs.get("interface", "p0", "error");
+    common::wait_for("the cable holds", Duration::from_secs(10), || error() == "[]", error);
 
     ovs.ok("interfaces: [{name: br0, type: ovs-bridge, ovs-db: {external_ids: {a: 1, b: 2}, other_config: {mac-table-size: 4096}}},
         {name: eth2, type: ethernet, ovs-db: {external_ids: {iface: x}}}]");
