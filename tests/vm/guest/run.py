@@ -237,6 +237,9 @@ def routes():
         for route in ip(family, "route", "show", "table", "all"):
             if route.get("protocol") != "kernel" and route.get("type") not in ("local", "anycast", "multicast"):
                 route = {k: v for k, v in route.items() if k not in ("flags", "expires", "pref")}
+                if route.get("protocol") in ("ra", "dhcp"):
+                    # NetworkManager gives each device the next number that no other one has just then
+                    route.pop("metric", None)
                 rows.append(json.dumps(route, sort_keys=True))
     return sorted(rows)
 
@@ -267,6 +270,10 @@ def ovs():
 def shown():
     """What `netwright show` prints, without what changes by itself."""
     state = show()
+    routes = state.get("routes", {})
+    for route in routes.get("running", []):
+        if route not in routes.get("config", []):
+            route.pop("metric", None)
     for interface in state["interfaces"]:
         if interface["name"] == "lo":
             # whether NetworkManager has only found it or holds it by its own profile
