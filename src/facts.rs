@@ -2,13 +2,13 @@
 //!
 //! Pure data. Names are the kernel's; numbers are the kernel's units.
 
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoPortData};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Invalid};
 use crate::profile::{Dict, Profile, Value};

@@ -18,19 +18,16 @@ fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {
     HostError::Other(format!("{what} {}: {e}", path.display()))
 }
 
-/// Writes a file that only root can read, whole or not at all.
-fn put(path: &Path, text: &str, durable: bool) -> Result<(), HostError> {
+/// Writes a file that only root can read, whole or not at all; a durable one survives a power cut.
+pub fn put(path: &Path, text: &str, durable: bool) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut open = OpenOptions::new();
-        let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        if durable {
-            file.sync_data()?;
-        }
-        fs::rename(&fresh, path)
-    };
-    write().map_err(|e| failed("writing", path, &e))
+    let mut open = OpenOptions::new();
+    let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    if durable {
+        file.sync_data()?;
+    }
+    fs::rename(&fresh, path)
 }
 
 /// One transaction at a time on a node: held as long as the value lives.
@@ -166,7 +163,7 @@ impl Journal {
             ..entry.clone()
         })
         .map_err(|e| HostError::Other(e.to_string()))?;
-        put(&self.path, &text, durable)
+        put(&self.path, &text, durable).map_err(|e| failed("writing", &self.path, &e))
     }
 
     fn kept(&self) -> PathBuf {
@@ -176,7 +173,8 @@ impl Journal {
     /// Keeps what the node is before it is changed.
     pub fn keep(&self, before: &Observation) -> Result<(), HostError> {
         let text = serde_json::to_string(&Before::of(before)).map_err(|e| HostError::Other(e.to_string()))?;
-        put(&self.kept(), &text, true)
+        let path = self.kept();
+        put(&path, &text, true).map_err(|e| failed("writing", &path, &e))
     }
 
     /// What the node was before the change under way; None where it is not known.
@@ -206,8 +204,9 @@ impl Journal {
 
     /// Nothing is under way any more.
     pub fn clear(&self) {
-        let _ = fs::remove_file(&self.path);
+        // in this order: without a journal nobody would look for what was
         let _ = fs::remove_file(self.kept());
+        let _ = fs::remove_file(&self.path);
     }
 
     /// At start: undoes a transaction that crashed, by our own checkpoint (never a foreign one) or by hand, and tells what was found.

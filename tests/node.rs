@@ -471,11 +471,13 @@ fn what_died_together_with_networkmanager_is_made_good_by_the_next_start() {
     ));
 
     let mut agent = agent(&node);
-    let limit = Instant::now() + Duration::from_secs(20);
-    while journal.exists() {
-        assert!(Instant::now() < limit, "the next start did not come to an end");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let ended = || !journal.exists();
+    common::wait_for(
+        "the next start has put it right",
+        Duration::from_secs(20),
+        ended,
+        String::new,
+    );
     agent.kill().expect("it is still there");
     let _ = agent.wait();
     let addresses = node.ip(&["-br", "addr", "show", "mgmt0"]);

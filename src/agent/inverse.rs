@@ -1,13 +1,12 @@
 //! What an undo needs beyond what is published: the secrets. A document that has some is kept whole on the node, for root only.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::Invalid;
+use crate::journal;
 use crate::state::{HIDDEN, NetworkState};
 
 /// `<state-dir>/inverse/<policy>.json`.
@@ -48,16 +47,7 @@ impl Inverses {
     pub fn keep_whole(&self, policy: &str, inverse: &NetworkState) -> std::io::Result<()> {
         let whole = inverse.to_json();
         fs::create_dir_all(&self.dir)?;
-        let (file, fresh) = (self.file(policy), self.dir.join(format!("{policy}.new")));
-        let mut out = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        out.write_all(whole.to_string().as_bytes())?;
-        out.sync_data()?;
-        fs::rename(&fresh, &file)
+        journal::put(&self.file(policy), &whole.to_string(), true)
     }
 
     /// The document behind what is published; a fault where its secrets are not known.

@@ -14,23 +14,18 @@ use hickory_resolver::proto::rr::RecordType;
 use tokio::net::UdpSocket;
 
 use super::ROUND;
+use crate::state::dns::{plain, scope};
 
 /// The zone of the root servers: every resolver that reaches the world knows it.
 const ROOT_SERVERS: &str = "root-servers.net.";
 
 /// Asks all servers at once; the first answer suffices.
 pub async fn ask(servers: &[String], host: Option<&str>) -> Result<(), String> {
-    let scoped = |s: &String| {
-        let (ip, scope) = s
-            .split_once('%')
-            .map_or((s.as_str(), None), |(ip, scope)| (ip, Some(scope)));
-        Some((ip.parse::<IpAddr>().ok()?, scope.map(str::to_owned)))
+    let ask = |s: &String| {
+        let ip = plain(s).parse().ok()?;
+        Some(one(ip, scope(s).map(str::to_owned), host))
     };
-    let mut asked: FuturesUnordered<_> = servers
-        .iter()
-        .filter_map(scoped)
-        .map(|(ip, scope)| one(ip, scope, host))
-        .collect();
+    let mut asked: FuturesUnordered<_> = servers.iter().filter_map(ask).collect();
     if asked.is_empty() {
         return Err("no name server is configured".to_owned());
     }

@@ -183,11 +183,12 @@ pub struct Run {
 }
 
 /// The interface of a link-local server.
-fn scope(server: &str) -> Option<&str> {
+pub fn scope(server: &str) -> Option<&str> {
     Some(server.split_once('%')?.1)
 }
 
-fn plain(server: &str) -> String {
+/// A server's address without its interface.
+pub fn plain(server: &str) -> String {
     server.split('%').next().unwrap_or_default().to_owned()
 }
 
