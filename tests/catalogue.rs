@@ -135,7 +135,9 @@ impl Bed {
 
     /// What the controller tells Prometheus.
     fn counts(&self) -> String {
-        self.cluster.page(None, 8090, "/metrics")
+        let page = self.cluster.page(None, 8090, "/metrics");
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}\n{}", self.story());
+        page
     }
 
     fn counts_to(&self, line: &str, there: bool) {
