@@ -266,6 +266,8 @@ pub struct Link {
     pub admin_up: bool,
     /// `IFF_RUNNING` or operational state up/unknown while admin up.
     pub running: bool,
+    /// `IFLA_CARRIER`, also while it is down. A tap has it as long as a program holds it open.
+    pub carrier: bool,
     /// `IFF_PROMISC`.
     pub promiscuous: bool,
     /// `IFLA_ADDRESS`, `AA:BB:…`.

@@ -531,7 +531,11 @@ async fn roll_back<H: Host>(
     }
     drop(undoing);
     metrics::agent().rolled_back(Some(phase));
-    info!(policy = options.policy, phase = "rollback", "everything is as it was");
+    info!(
+        policy = options.policy,
+        phase = "rollback",
+        "the profiles are as they were"
+    );
     if phase != Phase::Probe {
         return Outcome::Failed { phase, kind, cause };
     }

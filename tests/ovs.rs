@@ -216,6 +216,28 @@ fn a_rollback_covers_the_database() {
     assert_eq!(ovs.0.audit(), before);
 }
 
+/// NetworkManager's rollback makes a tap of its own, which is in Open vSwitch's way, before the bridge is there again.
+#[test]
+fn a_rollback_brings_a_deleted_bridge_back() {
+    if !may_run_ovs() {
+        return;
+    }
+    let ovs = Ovs::up(&[]);
+    ovs.ok(BRIDGE);
+    let out = ovs.0.apply(
+        "interfaces: [{name: br0, type: ovs-bridge, state: absent}, {name: ovs0, type: ovs-interface, state: absent}, {name: mgmt0, type: ethernet,
+        ipv4: {enabled: true, dhcp: false, address: [{ip: 10.98.0.2, prefix-length: 24}]}}]",
+        &[],
+    );
+    let told = said(&out);
+    assert!(told.contains("no route to 10.99.1.1; rolled back"), "{told}");
+    assert!(!told.contains("not up again"), "{told}");
+    assert_eq!(ovs.vsctl(&["list-ports", "br0"]), "eth1\novs0");
+    let link = ovs.0.ip(&["addr", "show", "ovs0"]);
+    assert!(["LOWER_UP", "192.0.2.1/24"].iter().all(|w| link.contains(w)), "{link}");
+    ovs.ok(BRIDGE);
+}
+
 /// What OVN-Kubernetes does to a node. Names are left out: with the userspace datapath a veth's unfinished UDP checksums stay unfinished.
 #[test]
 fn the_uplink_moves_onto_a_bridge_and_back() {

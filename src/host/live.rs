@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::kept::Written;
 use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
@@ -364,10 +364,7 @@ impl LiveHost {
             _ => self.rest().await,
         }
         *self.undo() = Undo::default();
-        match at {
-            Some(_) => Ok(vec![]),
-            None => Ok(restore::lost(&before.facts, &self.observe().await?.facts)),
-        }
+        Ok(restore::lost(&before.facts, &self.observe().await?.facts))
     }
 
     /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be
@@ -515,10 +512,12 @@ impl Host for LiveHost {
         self.note(Phase::Rollback, Some(&at.path))?;
         let in_force = self.checkpoints().await?.contains(&at.path);
         let lost = self.take_back(in_force.then_some(at)).await?;
-        if !lost.is_empty() {
-            let lost = lost.join(", ");
+        let names = lost.join(", ");
+        if !lost.is_empty() && in_force {
+            warn!("{names}: up before, and not up again yet after the rollback");
+        } else if !lost.is_empty() {
             return Err(HostError::Other(format!(
-                "the checkpoint was lost, and {lost} did not come back"
+                "the checkpoint was lost, and {names} did not come back"
             )));
         }
         if let Some(journal) = &self.journal {

@@ -229,6 +229,7 @@ fn link(message: LinkMessage) -> Link {
             LinkAttribute::Controller(v) => l.controller = Some(v),
             LinkAttribute::Link(v) => l.parent = Some(v),
             LinkAttribute::LinkNetNsId(_) => l.parent_elsewhere = true,
+            LinkAttribute::Carrier(v) => l.carrier = v != 0,
             LinkAttribute::OperState(State::Up) => l.running = true,
             // links without carrier detection (dummy, tun) report unknown
             LinkAttribute::OperState(State::Unknown) => l.running |= l.admin_up,

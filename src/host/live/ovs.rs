@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::LiveHost;
-use crate::facts::{Device, Facts, Ovs, OvsInterface, SavedProfile};
+use crate::facts::{Device, Facts, Link, Ovs, OvsInterface, SavedProfile};
 use crate::host::{Host, Observation, Step};
 use crate::profile::Profile;
 use crate::scalar::{Id, Space};
@@ -24,6 +24,25 @@ fn static_ip(profile: &Profile) -> bool {
         .all(|section| matches!(method(section), "manual" | "disabled" | "link-local" | "ignore"))
 }
 
+/// A tap that no program holds open, not Open vSwitch either.
+fn nobodys_tap(link: &Link) -> bool {
+    link.kind.as_deref() == Some("tun") && !link.carrier
+}
+
+/// Interfaces with their profiles that have missed their bridge or their link, or that have lost it again.
+fn lost(before: &Facts, was: &Ovs, now: &Facts) -> Vec<(Id, String)> {
+    let lost = |(name, row): (&String, &OvsInterface)| {
+        let uuid = row.ids.nm_uuid()?;
+        let saved = now.profile(uuid)?;
+        let id = Id::kernel(name);
+        let there = now.ovs_interface(name).is_some();
+        let waits = now.device_of(&id).is_some_and(|d| d.state == 70) && static_ip(&saved.profile);
+        let linkless = before.link(name).is_some() && now.link(name).is_none_or(nobodys_tap);
+        (!there || waits || linkless).then(|| (id, uuid.to_owned()))
+    };
+    was.interfaces.iter().filter_map(lost).collect()
+}
+
 impl LiveHost {
     /// Brings back what NetworkManager's rollback has lost: it activates ports before their bridge is up again, and gives up on them.
     pub(super) async fn restore_ovs(&self, before: &Facts) {
@@ -35,19 +54,9 @@ impl LiveHost {
             return;
         };
         for _ in 0..3 {
-            let Some(seen) = self.rest_without_taps(was).await else {
+            let Some((seen, lost)) = self.rest_without_taps(before, was).await else {
                 return;
             };
-            let lost = |(name, row): (&String, &OvsInterface)| {
-                let uuid = row.ids.nm_uuid()?;
-                let saved = seen.facts.profile(uuid)?;
-                let id = Id::kernel(name);
-                let there = seen.facts.ovs_interface(name).is_some();
-                // waiting for a link that it has missed
-                let waits = seen.facts.device_of(&id).is_some_and(|d| d.state == 70) && static_ip(&saved.profile);
-                (!there || waits).then(|| (id, uuid.to_owned()))
-            };
-            let lost: Vec<(Id, String)> = was.interfaces.iter().filter_map(lost).collect();
             if lost.is_empty() {
                 return self.forget_mirrors(before, was, &seen).await;
             }
@@ -62,15 +71,16 @@ impl LiveHost {
 
     /// Without the kernel module an internal interface is a tap, which NetworkManager shows as an external device of its own. Its rollback
     /// makes a tap of that, which then is in Open vSwitch's way.
-    async fn rest_without_taps(&self, was: &Ovs) -> Option<Observation> {
+    ///
+    /// Says what is lost after all have come to rest and what waits for its link has had its time.
+    async fn rest_without_taps(&self, before: &Facts, was: &Ovs) -> Option<(Observation, Vec<(Id, String)>)> {
         let begin = Instant::now();
+        let mut still = begin;
         loop {
             let seen = self.observe().await.ok()?;
             let made = |d: &&Device| {
-                let active = d.active.as_ref().filter(|_| !d.external());
-                let saved = active.and_then(|a| seen.facts.profile(&a.uuid));
                 was.interfaces.get(&d.interface).is_some_and(|r| r.kind == "internal")
-                    && saved.is_some_and(|p| p.flags & EXTERNAL == 0)
+                    && seen.facts.link(&d.interface).is_some_and(nobodys_tap)
             };
             for tap in seen.facts.taps.iter().filter(made) {
                 debug!("removing the tap {} that NetworkManager made", tap.interface);
@@ -78,10 +88,15 @@ impl LiveHost {
                     debug!("{e}");
                 }
             }
-            if super::at_rest(&seen.facts, begin) || begin.elapsed() >= super::REST {
-                return Some(seen);
+            let lost = lost(before, was, &seen.facts);
+            let moving = seen.facts.devices.iter().any(Device::moving);
+            if moving {
+                still = Instant::now();
             }
-            self.changed(Duration::from_secs(1)).await;
+            if !moving && (lost.is_empty() || still.elapsed() >= HANGS) || begin.elapsed() >= super::REST {
+                return Some((seen, lost));
+            }
+            self.changed(HANGS / 4).await;
         }
     }
 

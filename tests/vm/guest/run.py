@@ -211,9 +211,9 @@ def hold(checks):
 
 
 def links():
-    """Links by name as far as somebody configures them."""
+    """Links by name as far as somebody configures them. In one dump: between two a link may come or go."""
     rows = {}
-    for link in ip("-d", "link"):
+    for link in ip("-d", "address"):
         info = link.get("linkinfo", {})
         rows[link["ifname"]] = {
             "mtu": link["mtu"],
@@ -225,9 +225,8 @@ def links():
             "altnames": link.get("altnames", []),
             "kind": info.get("info_kind"),
             "data": {k: v for k, v in info.get("info_data", {}).items() if not re.search("timer|bridge_id|root_id|root_|tcn|topology|seq_nr", k)},
+            "addresses": sorted(f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if "local" in a),
         }
-    for row in ip("address"):
-        rows[row["ifname"]]["addresses"] = sorted(f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"] if "local" in a)
     return rows
 
 
