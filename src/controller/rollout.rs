@@ -192,83 +192,52 @@ pub fn decide<'a>(
         matching.contains_key(&e.node) && e.slot.is_some_and(ours)
     };
     let others: Vec<&'a Enactment> = enactments.iter().copied().filter(|e| holds(e) && !meant(e)).collect();
-    let known: Vec<(&'a Enactment, Standing)> = enactments
-        .iter()
-        .filter(|e| matching.contains_key(&e.node))
-        .map(|e| (*e, standing(e, generation, now)))
-        .collect();
-    let count = |wanted: fn(Standing) -> bool| known.iter().filter(|(_, standing)| wanted(*standing)).count();
+    let known = Standings::of(
+        enactments.iter().filter(|e| matching.contains_key(&e.node)),
+        generation,
+        now,
+    );
 
     let most = max_unavailable(policy.spec.max_unavailable.as_ref(), matching.len());
-    let failed = count(|s| s == Standing::Failed);
-    let holding = count(|s| matches!(s, Standing::Working | Standing::Retrying | Standing::Late));
+    let failed = known.count(|s| s == Standing::Failed);
+    let holding = known.count(|s| matches!(s, Standing::Working | Standing::Retrying | Standing::Late));
     let holding = holding + others.len() + deleted.len();
-    let late = known.iter().filter(|(_, standing)| *standing == Standing::Late);
     // those that undo it are looked after by `undoing`
     let idle = others.into_iter().filter(|e| !works(e, now) && !undoes(e));
-    let mut waiting: Vec<(&'a Enactment, bool)> = known
-        .iter()
-        .filter_map(|(e, standing)| match standing {
-            Standing::Waiting(again) => Some((*e, *again)),
-            Standing::Mending => Some((*e, true)),
-            _ => None,
-        })
-        .collect();
-    // one that did not use its slot, or was done before, comes after those that had none
-    waiting.sort_by_key(|(_, again)| *again);
-    let waiting = waiting.into_iter().map(|(e, _)| e);
-    // what works already is not given up because it does not work elsewhere
-    let mends = |e: &&Enactment| standing(e, generation, now) == Standing::Mending;
 
-    let stopped = failed >= most && !policy.spec.paused.unwrap_or(false);
+    let paused = policy.spec.paused.unwrap_or(false);
     let shows = policy.spec.mode == Some(Mode::Plan);
-    let held = policy.spec.paused.unwrap_or(false) || shows;
-    let (grants, aborts) = match (held, stopped) {
+    let stopped = failed >= most && !paused;
+    let waiting = known.waiting();
+    let (grants, aborts) = match (paused || shows, stopped) {
         (true, _) => (vec![], vec![]),
-        (false, true) => (vec![], waiting.filter(|e| !mends(e)).collect()),
-        (false, false) => (waiting.take(most.saturating_sub(holding + failed)).collect(), vec![]),
+        // what works already is not given up because it does not work elsewhere
+        (false, true) => {
+            let told = waiting.into_iter().filter(|(_, s)| *s != Standing::Mending);
+            (vec![], told.map(|(e, _)| e).collect())
+        }
+        (false, false) => {
+            let free = most.saturating_sub(holding + failed);
+            (waiting.into_iter().take(free).map(|(e, _)| e).collect(), vec![])
+        }
     };
 
-    let slots = (holding + grants.len(), most);
-    let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let waits = count(|s| matches!(s, Standing::Waiting(_) | Standing::Mending));
-    let counts = NodeCounts {
-        matching: as_u32(matching.len()),
-        ready: as_u32(matching.values().filter(|node| node.ready).count()),
-        available: as_u32(count(|s| matches!(s, Standing::Available | Standing::Drifted))),
-        failing: as_u32(count(|s| {
-            matches!(s, Standing::Failed | Standing::Retrying | Standing::Conflicts)
-        })),
-        progressing: as_u32(count(|s| {
-            matches!(s, Standing::Working | Standing::Retrying | Standing::Late)
-        })),
-        // those that are about to be told count as told: one write less
-        pending: as_u32(waits - aborts.len()),
-        aborted: as_u32(count(|s| s == Standing::Aborted) + aborts.len()),
-        drifted: as_u32(count(|s| matches!(s, Standing::Drifted | Standing::Mending))),
-    };
-    let through: BTreeSet<&String> = known
-        .iter()
-        .filter(|(_, standing)| match standing {
-            Standing::Unknown | Standing::Working | Standing::Retrying | Standing::Late => false,
-            Standing::Waiting(_) => stopped || shows,
-            Standing::Mending => stopped,
-            _ => true,
-        })
-        .map(|(e, _)| &e.node)
-        .collect();
+    let ready = matching.values().filter(|node| node.ready).count();
+    let counts = known.counts(matching.len(), ready, aborts.len());
+    let through = known.through(stopped, shows);
     Decision {
         abort_message: format!("{failed} of {} nodes failed: the roll-out stopped", matching.len()),
+        slots: (holding + grants.len(), most),
         grants,
         aborts,
-        take_back: late.map(|(e, _)| *e).chain(idle).collect(),
-        rollout: match policy.spec.paused {
-            Some(true) if !matching.is_empty() => Rollout::Paused,
-            _ => rollout(&counts, shows),
+        take_back: known.only(Standing::Late).chain(idle).collect(),
+        rollout: match paused && !matching.is_empty() {
+            true => Rollout::Paused,
+            false => rollout(&counts, shows),
         },
         terminal: matching
             .iter()
-            .all(|(name, node)| !node.ready || through.contains(name)),
+            .all(|(name, node)| !node.ready || through.contains(name.as_str())),
         counts,
         wake: enactments
             .iter()
@@ -276,7 +245,61 @@ pub fn decide<'a>(
             .chain(deleted.iter().copied())
             .filter(|end| *end > now)
             .min(),
-        slots,
+    }
+}
+
+/// The enactments of the nodes that match, each with how it stands.
+struct Standings<'a>(Vec<(&'a Enactment, Standing)>);
+
+impl<'a> Standings<'a> {
+    fn of<'b>(enactments: impl Iterator<Item = &'b &'a Enactment>, generation: i64, now: Timestamp) -> Self
+    where
+        'a: 'b,
+    {
+        Standings(enactments.map(|e| (*e, standing(e, generation, now))).collect())
+    }
+
+    fn count(&self, wanted: fn(Standing) -> bool) -> usize {
+        self.0.iter().filter(|(_, standing)| wanted(*standing)).count()
+    }
+
+    fn only(&self, wanted: Standing) -> impl Iterator<Item = &'a Enactment> {
+        self.0.iter().filter(move |(_, s)| *s == wanted).map(|(e, _)| *e)
+    }
+
+    /// Those that wait for a slot: one that did not use its slot, or was done before, comes after those that had none.
+    fn waiting(&self) -> Vec<(&'a Enactment, Standing)> {
+        let wait = |(_, s): &&(&Enactment, Standing)| matches!(s, Standing::Waiting(_) | Standing::Mending);
+        let mut waiting: Vec<_> = self.0.iter().filter(wait).copied().collect();
+        waiting.sort_by_key(|(_, standing)| *standing != Standing::Waiting(false));
+        waiting
+    }
+
+    /// What the policy's status says. Those that are about to be told that it stopped count as told: one write less.
+    fn counts(&self, matching: usize, ready: usize, told: usize) -> NodeCounts {
+        let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let count = |wanted: fn(Standing) -> bool| as_u32(self.count(wanted));
+        NodeCounts {
+            matching: as_u32(matching),
+            ready: as_u32(ready),
+            available: count(|s| matches!(s, Standing::Available | Standing::Drifted)),
+            failing: count(|s| matches!(s, Standing::Failed | Standing::Retrying | Standing::Conflicts)),
+            progressing: count(|s| matches!(s, Standing::Working | Standing::Retrying | Standing::Late)),
+            pending: count(|s| matches!(s, Standing::Waiting(_) | Standing::Mending)) - as_u32(told),
+            aborted: count(|s| s == Standing::Aborted) + as_u32(told),
+            drifted: count(|s| matches!(s, Standing::Drifted | Standing::Mending)),
+        }
+    }
+
+    /// Nodes for which nothing more is to come.
+    fn through(&self, stopped: bool, shows: bool) -> BTreeSet<&'a str> {
+        let through = |(_, standing): &&(&Enactment, Standing)| match standing {
+            Standing::Unknown | Standing::Working | Standing::Retrying | Standing::Late => false,
+            Standing::Waiting(_) => stopped || shows,
+            Standing::Mending => stopped,
+            _ => true,
+        };
+        self.0.iter().filter(through).map(|(e, _)| e.node.as_str()).collect()
     }
 }
 

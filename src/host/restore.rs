@@ -27,9 +27,9 @@ fn owner(saved: &SavedProfile, seen: &Observation) -> Id {
 /// otherwise NetworkManager has seen to that, and what it activated stays, but for links that it has put the old profile on without making them anew.
 pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step>> {
     let (before, now) = (&seen.facts, &then.facts);
-    let old = |uuid: &str| before.profiles.iter().filter(kept).find(|p| p.uuid() == uuid);
-    let new = now.profiles.iter().filter(kept).filter(|p| old(p.uuid()).is_none());
-    let forget = new.filter(|_| lost).map(|p| Step::Forget {
+    let new = |p: &&SavedProfile| before.profiles.iter().filter(kept).all(|b| b.uuid() != p.uuid());
+    let forget = now.profiles.iter().filter(kept).filter(|_| lost).filter(new);
+    let forget = forget.map(|p| Step::Forget {
         iface: owner(p, then),
         uuid: p.uuid().to_owned(),
         path: p.path.clone(),
@@ -44,50 +44,66 @@ pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step
         path: found(p.uuid()).map(|n| n.path.clone()),
         memory_only: p.filename.is_empty(),
     });
-    let up = before.devices.iter().filter(|d| d.state == 100 && !d.external());
-    let mut were: Vec<(Id, &str)> = up
-        .filter_map(|d| Some((d.id(), d.active.as_ref()?.uuid.as_str())))
-        .collect();
+    let mut waves: Vec<Vec<Step>> = vec![forget.collect(), save.collect()];
+    waves.extend(activations(seen, then, |iface, uuid| {
+        let same = now.active(iface).is_some_and(|a| a.uuid == uuid);
+        match lost {
+            true => !same || changed.iter().any(|p| p.uuid() == uuid),
+            false => now.active(iface).is_none(),
+        }
+    }));
+    waves.retain(|wave| !wave.is_empty());
+    waves
+}
+
+/// What was up with which profile, what others stand on first.
+fn were_up(seen: &Observation) -> Vec<(usize, Id, &str)> {
+    let before = &seen.facts;
+    let devices = before.devices.iter().filter(|d| d.state == 100 && !d.external());
+    let devices = devices.filter_map(|d| Some((d.id(), d.active.as_ref()?.uuid.as_str())));
     // NM_ACTIVE_CONNECTION_STATE_ACTIVATED
     let vpns = before.vpns.iter().filter(|a| a.state == 2);
-    were.extend(vpns.filter_map(|a| Some((before.profile(&a.uuid)?.id()?, a.uuid.as_str()))));
+    let vpns = vpns.filter_map(|a| Some((before.profile(&a.uuid)?.id()?, a.uuid.as_str())));
     // a VPN runs over what is there
     let depth = |iface: &Id| match iface.space {
         Space::Vpn => usize::MAX,
         _ => topology::depth(iface, &topology::Graph::new(), seen),
     };
-    were.sort_by_cached_key(|(iface, _)| depth(iface));
+    let ups = devices.chain(vpns).map(|(iface, uuid)| (depth(&iface), iface, uuid));
+    let mut ups: Vec<_> = ups.collect();
+    ups.sort_by_key(|(depth, ..)| *depth);
+    ups
+}
+
+/// First links that must be made anew go down; then what is not up, `gone` says, comes up again, and what hangs on it with it.
+fn activations(seen: &Observation, then: &Observation, gone: impl Fn(&Id, &str) -> bool) -> Vec<Vec<Step>> {
     let mut deactivate = vec![];
     let mut again: BTreeSet<Id> = BTreeSet::new();
     let mut activate: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
-    for (iface, uuid) in were {
+    for (depth, iface, uuid) in were_up(seen) {
+        if !seen.facts.profile(uuid).iter().any(kept) {
+            continue;
+        }
         let kinds = seen.interface(&iface).zip(then.interface(&iface));
-        let another = kinds.is_some_and(|(old, new)| old.kind.must_recreate(&new.kind)) && now.active(&iface).is_some();
-        if another && old(uuid).is_some() {
+        let another =
+            kinds.is_some_and(|(old, new)| old.kind.must_recreate(&new.kind)) && then.facts.active(&iface).is_some();
+        if another {
             deactivate.push(Step::Deactivate { iface: iface.clone() });
         }
-        let same = now.active(&iface).is_some_and(|a| a.uuid == uuid);
-        let gone = match lost {
-            true => !same || changed.iter().any(|p| p.uuid() == uuid),
-            false => now.active(&iface).is_none(),
-        };
-        // what hangs on a link that goes down and up again goes with it
+        let own = another || gone(&iface, uuid);
         let follows = topology::stands_on(&iface, seen)
             .iter()
             .any(|base| again.contains(base));
-        if old(uuid).is_some() && (gone || another || follows) {
+        if own || follows {
             again.insert(iface.clone());
-            activate.entry(depth(&iface)).or_default().push(Step::Activate {
+            activate.entry(depth).or_default().push(Step::Activate {
                 iface,
                 uuid: uuid.to_owned(),
-                follows: follows && !gone && !another,
+                follows: !own,
             });
         }
     }
-    let mut waves: Vec<Vec<Step>> = vec![forget.collect(), save.collect(), deactivate];
-    waves.extend(activate.into_values());
-    waves.retain(|wave| !wave.is_empty());
-    waves
+    [deactivate].into_iter().chain(activate.into_values()).collect()
 }
 
 /// Interfaces that were up and are not any more.
