@@ -1,14 +1,13 @@
 //! The one worker: takes the policies in order, asks for a slot, applies, reports. At most four writes on an enactment: create, slot
-//! (the controller's), progress, result. What follows later is in `drift` (the node changes) and `undo` (the policy is gone).
+//! (the controller's), progress, result. What follows later is in `drift` (the node changes) and `undo` (the policy is gone); `enactment` writes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -18,10 +17,9 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::api::condition::{self, Enacting, WAITING};
 use crate::api::nnce::{self, NodeNetworkConfigurationEnactmentStatus as Status};
-use crate::api::nncp::{Mode, OnDelete};
+use crate::api::nncp::Mode;
 use crate::api::{
-    ANNOTATION_FULL_NAME, ANNOTATION_POLICY_UID, ANNOTATION_WAITING, LABEL_NODE, LABEL_POLICY,
-    NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy, label_value,
+    LABEL_POLICY, NodeNetworkConfigurationEnactment as Enactment, NodeNetworkConfigurationPolicy as Policy,
 };
 use crate::capture::{self, Captured};
 use crate::clock;
@@ -40,6 +38,7 @@ use super::inverse::{self, Inverses};
 use super::{Config, decide, defaults, patch, stop_signal};
 
 pub(super) mod drift;
+mod enactment;
 mod undo;
 
 /// No call but a watch may take longer.
@@ -244,33 +243,6 @@ impl<H: Host> Worker<H> {
             labels: object.labels().clone(),
             annotations: object.annotations().clone(),
         })
-    }
-
-    /// Our enactment of a policy, with what we wrote ourselves.
-    fn status(&self, policy: &str) -> Option<Status> {
-        let name = nnce::name(&self.config.node_name, policy);
-        let object = self.stores.enactments.get(&ObjectRef::new(&name))?;
-        let seen = object.status.clone().unwrap_or_default();
-        let Some(ours) = self.written.get(policy) else {
-            return Some(seen);
-        };
-        // the slot is the controller's to write, the rest is ours
-        Some(Status {
-            slot: seen.slot.clone(),
-            conditions: self.conditions(&seen, ours),
-            ..ours.clone()
-        })
-    }
-
-    /// The controller writes one condition set: Aborted.
-    fn conditions(&self, seen: &Status, ours: &Status) -> Vec<condition::Condition> {
-        let aborted =
-            condition::is_true(&seen.conditions, "Aborted") && seen.policy_generation == ours.policy_generation;
-        if aborted {
-            seen.conditions.clone()
-        } else {
-            ours.conditions.clone()
-        }
     }
 
     async fn policy(&mut self, policy: &Policy, node: &capture::Node) -> Result<Next, kube::Error> {
@@ -649,174 +621,6 @@ impl<H: Host> Worker<H> {
             .insert(policy.name_any(), policy.metadata.generation.unwrap_or(0));
         self.retry_at.remove(&policy.name_any());
         Ok(Next::Rest)
-    }
-
-    /// Writes a status until it is delivered: the result of a change must not be lost because the apiserver is away.
-    async fn write(&mut self, policy: &Policy, status: Status, how: &Enacting) -> Result<Status, kube::Error> {
-        self.write_to(policy, status, how, None).await
-    }
-
-    /// The same; refused where `version` is given and the enactment is at another one.
-    async fn write_to(
-        &mut self,
-        policy: &Policy,
-        status: Status,
-        how: &Enacting,
-        version: Option<String>,
-    ) -> Result<Status, kube::Error> {
-        let name = policy.name_any();
-        let generation = policy.metadata.generation;
-        let now = clock::now().to_string();
-        let mut status = Status {
-            policy_generation: generation,
-            observed_generation: generation,
-            on_delete: policy.spec.on_delete.filter(|o| *o == OnDelete::Revert),
-            ..status
-        };
-        let mut conditions = condition::enactment(how, &status.conditions, &now);
-        let done = matches!(how, Enacting::Success(_));
-        if done || status.drift.is_some() {
-            let differences = status.drift.as_ref().map_or(&[][..], |d| &d.differences);
-            conditions.push(condition::drifted(differences, &status.conditions, &now));
-        }
-        status.conditions = conditions;
-        let before = self.status(&name).unwrap_or_default();
-        metrics::agent().conditions(&before.conditions, &status.conditions);
-        let mut ours = json!({
-            "conditions": status.conditions, "policyGeneration": generation, "observedGeneration": generation,
-            "desiredState": status.desired_state, "capturedStates": status.captured_states,
-            "plan": status.plan, "probes": status.probes, "attempts": status.attempts,
-            "drift": status.drift, "revertState": status.revert_state, "onDelete": status.on_delete,
-            "features": status.features,
-        });
-        match how {
-            Enacting::Progressing | Enacting::Reverting => {
-                ours["slot"] = json!({ "expires": status.slot.as_ref().map(|slot| &slot.expires) });
-            }
-            Enacting::Pending(_) | Enacting::Retrying(_) => {}
-            // given back; whoever has to work again asks again
-            _ => ours["slot"] = json!(status.slot.clone().map(nnce::Slot::given_back)),
-        }
-        patch::fit(&mut ours);
-        for (key, old) in [
-            ("desiredState", &before.desired_state),
-            ("capturedStates", &before.captured_states),
-            ("revertState", &before.revert_state),
-        ] {
-            ours[key] = patch::merge(old.as_ref(), Some(&ours[key]));
-        }
-        let conditional = version.is_some();
-        let body = match version {
-            Some(version) => json!({ "metadata": { "resourceVersion": version }, "status": ours }),
-            None => json!({ "status": ours }),
-        };
-        let object = nnce::name(&self.config.node_name, &name);
-        let api: Api<Enactment> = Api::all(self.apiserver.now());
-        let mut pause = Duration::from_millis(100);
-        let (mut failed, mut told) = (String::new(), String::new());
-        loop {
-            let patch = Patch::Merge(&body);
-            match timeout(CALL, api.patch_status(&object, &PatchParams::default(), &patch)).await {
-                Ok(Ok(_)) => break,
-                // nobody waits for the result of a policy that is gone
-                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !conditional && !self.exists(policy) => break,
-                Ok(Err(kube::Error::Api(e))) if e.code == 404 && !conditional => self.create(policy, false).await?,
-                Ok(Err(kube::Error::Api(e))) if (400..500).contains(&e.code) && e.code != 429 => {
-                    return Err(kube::Error::Api(e));
-                }
-                Ok(Err(e)) => failed = chain(&e),
-                Err(_) => failed = "no answer".to_owned(),
-            }
-            // once, not at every try
-            if failed != told {
-                warn!(
-                    policy = name,
-                    phase = "report",
-                    "the result cannot be delivered yet: {failed}"
-                );
-                told.clone_from(&failed);
-            }
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = stop_signal() => break,
-            }
-            pause = (pause * 2).min(Duration::from_secs(5));
-        }
-        self.written.insert(name, status.clone());
-        Ok(status)
-    }
-
-    /// The policy is there still, and no other one under its name.
-    fn exists(&self, policy: &Policy) -> bool {
-        let now = self.stores.policies.get(&ObjectRef::from_obj(policy));
-        now.is_some_and(|now| now.uid() == policy.uid())
-    }
-
-    async fn create(&mut self, policy: &Policy, waiting: bool) -> Result<(), kube::Error> {
-        self.written.remove(&policy.name_any());
-        self.post(policy, waiting).await
-    }
-
-    async fn post(&self, policy: &Policy, waiting: bool) -> Result<(), kube::Error> {
-        let (node, name) = (&self.config.node_name, policy.name_any());
-        let mut annotations = BTreeMap::new();
-        if waiting {
-            annotations.insert(
-                ANNOTATION_WAITING.to_owned(),
-                policy.metadata.generation.unwrap_or(0).to_string(),
-            );
-        }
-        if let Some(uid) = policy.uid() {
-            annotations.insert(ANNOTATION_POLICY_UID.to_owned(), uid);
-        }
-        if node.len() > 63 {
-            annotations.insert(ANNOTATION_FULL_NAME.to_owned(), node.clone());
-        }
-        let labels = [
-            (LABEL_POLICY.to_owned(), label_value(&name)),
-            (LABEL_NODE.to_owned(), label_value(node)),
-        ]
-        .into();
-        let object = Enactment {
-            metadata: ObjectMeta {
-                name: Some(nnce::name(node, &name)),
-                labels: Some(labels),
-                annotations: Some(annotations).filter(|a| !a.is_empty()),
-                owner_references: self.owner().map(|o| vec![o]),
-                ..ObjectMeta::default()
-            },
-            ..Enactment::default()
-        };
-        let api: Api<Enactment> = Api::all(self.apiserver.now());
-        match timeout(CALL, api.create(&PostParams::default(), &object)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(e))) if e.code == 409 => Ok(()),
-            Ok(Err(e)) => Err(e),
-            Err(_) => Ok(()), // tried again at the next pass
-        }
-    }
-
-    fn owner(&self) -> Option<OwnerReference> {
-        let node = self.stores.node.state().into_iter().next()?;
-        Some(OwnerReference {
-            api_version: "v1".into(),
-            kind: "Node".into(),
-            name: node.name_any(),
-            uid: node.metadata.uid.clone()?,
-            ..OwnerReference::default()
-        })
-    }
-
-    async fn delete(&mut self, policy: &str) -> Result<(), kube::Error> {
-        let api: Api<Enactment> = Api::all(self.apiserver.now());
-        self.written.remove(policy);
-        self.inverses.forget(policy);
-        let name = nnce::name(&self.config.node_name, policy);
-        match timeout(CALL, api.delete(&name, &DeleteParams::default())).await {
-            Ok(Err(kube::Error::Api(e))) if e.code == 404 => Ok(()),
-            Ok(Err(e)) => Err(e),
-            _ => Ok(()),
-        }
     }
 }
 

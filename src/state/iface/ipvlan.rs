@@ -118,17 +118,21 @@ impl Kind for IpVlan {
     }
 
     fn complete(&mut self, current: Option<&Self>) -> Result<(), Invalid> {
-        let Some(wish) = &self.ipvlan else { return Ok(()) };
+        let Some(wish) = &mut self.ipvlan else { return Ok(()) };
         let now = current.and_then(|c| c.ipvlan.as_ref());
-        let private = wish.private.or(now.and_then(|n| n.private));
-        let vepa = wish.vepa.or(now.and_then(|n| n.vepa));
-        match (private, vepa) {
-            (Some(true), Some(true)) => Err(Invalid::new(
-                "ipvlan",
-                "private and vepa exclude each other; switch one off",
-            )),
-            _ => Ok(()),
+        match (wish.private, wish.vepa) {
+            (Some(true), Some(true)) => {
+                return Err(Invalid::new(
+                    "ipvlan",
+                    "private and vepa exclude each other; switch one off",
+                ));
+            }
+            // naming one of the two takes the other's place
+            (Some(true), None) if now.is_some_and(|n| n.vepa == Some(true)) => wish.vepa = Some(false),
+            (None, Some(true)) if now.is_some_and(|n| n.private == Some(true)) => wish.private = Some(false),
+            _ => {}
         }
+        Ok(())
     }
 
     fn parents(&self) -> Vec<String> {
