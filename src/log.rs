@@ -1,6 +1,7 @@
 //! Where log lines go: the journal under systemd, text or JSON on stderr elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt, registry};
@@ -14,8 +15,26 @@ pub enum Format {
     Json,
 }
 
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether only errors are to be told.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A remark beside the result, on stderr; `--quiet` leaves it out.
+macro_rules! remark {
+    ($($words:tt)*) => {
+        if !$crate::log::is_quiet() {
+            eprintln!($($words)*);
+        }
+    };
+}
+pub(crate) use remark;
+
 /// Starts logging. `RUST_LOG` wins over `verbose` and `quiet`.
 pub fn init(format: Format, verbose: u8, quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
     let level = match verbose {
         _ if quiet => "error",
         0 => "info",

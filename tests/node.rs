@@ -42,6 +42,8 @@ fn a_bridge_comes_stays_changes_and_goes() {
 
     let before = node.audit();
     assert!(ok(BRIDGE).contains("nothing to change"));
+    let quiet = node.apply(BRIDGE, &["--quiet"]);
+    assert_eq!(String::from_utf8_lossy(&quiet.stderr), "", "nothing but errors");
     assert_eq!(node.audit(), before, "a second apply must not touch NetworkManager");
 
     ok("interfaces: [{name: br0, ipv4: {address: [{ip: 192.0.2.2, prefix-length: 24}]}}]");

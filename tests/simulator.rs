@@ -71,5 +71,11 @@ fn a_node_costs_four_writes_a_policy_and_no_list_however_many_there_are() {
         );
         // policies, Node, enactments and state of each; three of the controller
         assert!(all.watches <= 4.0 * 20.0 + 3.0 + 4.0, "{} watches", all.watches);
+        let before = fleet.counts().await;
+        fleet.remove("all").await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let cost = fleet.counts().await.since(&before);
+        assert!((20.0..=24.0).contains(&cost.deletions(NNCE)), "one each: {cost:?}");
+        assert!(cost.gets(NNCP) <= 6.0, "{cost:?}");
     });
 }

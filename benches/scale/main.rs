@@ -89,6 +89,9 @@ async fn one(fleet: &mut Fleet, size: usize, controller: u32) -> f64 {
         idle.lists(),
         process(controller).0 - cpu
     );
+    for (what, count) in idle.rows().filter(|(_, count)| *count > size as f64 / 10.0) {
+        println!("    {count:6.0} {what}");
+    }
     let (before, cpu) = (fleet.counts().await, process(controller).0);
     fleet.policy(&policy, json!("10%"), json!({"fleet": "yes"})).await;
     let took = fleet.available(&policy, size, Duration::from_secs(1200)).await;
@@ -116,7 +119,11 @@ async fn one(fleet: &mut Fleet, size: usize, controller: u32) -> f64 {
         "  controller: {:.2} s of processor, {memory:.1} MB; all agents together {ours:.1} MB",
         used - cpu
     );
+    let before = fleet.counts().await;
     fleet.remove(&policy).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let end = each(fleet.counts().await.since(&before).deletions(NNCE));
+    println!("  deletions when the policy goes {end:16.2}   {}", verdict(end, 1.1));
     each(cost.writes(NNCE) + cost.writes(NNS) + cost.gets("nodes"))
 }
 

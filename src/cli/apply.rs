@@ -13,6 +13,7 @@ use crate::error::{ErrorKind, Failure};
 use crate::host::live::LiveHost;
 use crate::host::{Host, Observation};
 use crate::journal::{Journal, Lock};
+use crate::log::remark;
 use crate::plan::{self, diff};
 use crate::probe::Prober;
 use crate::state::NetworkState;
@@ -81,7 +82,7 @@ impl How {
 
     fn options(&self) -> Options {
         if self.timeout.is_some() && !self.no_commit {
-            eprintln!("warning: --timeout means something only with --no-commit");
+            remark!("warning: --timeout means something only with --no-commit");
         }
         Options {
             policy: String::new(),
@@ -119,7 +120,7 @@ pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
     let host = LiveHost::connect().await?;
     let journal = Journal::open(&how.state_dir)?;
     if let Some(found) = journal.recover(&host).await? {
-        eprintln!("warning: {}", found.message);
+        remark!("warning: {}", found.message);
     }
     let host = host.with_journal(journal);
     let (prober, options) = (how.prober(), how.options());
@@ -136,11 +137,11 @@ pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
 fn finish(report: Report, desired: &NetworkState, how: &How) -> anyhow::Result<()> {
     let before = report.before.unwrap_or_default().running_config();
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        remark!("warning: {warning}");
     }
     match report.outcome {
-        Outcome::Unchanged => eprintln!("nothing to change"),
-        Outcome::Applied => eprintln!("applied in {} ms", report.duration.as_millis()),
+        Outcome::Unchanged => remark!("nothing to change"),
+        Outcome::Applied => remark!("applied in {} ms", report.duration.as_millis()),
         Outcome::Refused(fault) => return Err(fault.into()),
         Outcome::Failed { phase, kind, cause } => {
             let reason = format!("{}: {cause}; nothing was kept", phase.word());
@@ -197,10 +198,10 @@ pub async fn plan(args: Plan) -> anyhow::Result<()> {
     for document in documents {
         let plan = plan::plan_with(&document.desired(&seen)?, &seen, options)?;
         for warning in &plan.warnings {
-            eprintln!("warning: {warning}");
+            remark!("warning: {warning}");
         }
         if plan.is_empty() {
-            eprintln!("nothing to change");
+            remark!("nothing to change");
         } else {
             plan.lines.iter().for_each(|line| println!("{line}"));
         }

@@ -13,6 +13,7 @@ use super::apply::{self, How};
 use super::input::unreadable;
 use super::show;
 use crate::journal::Lock;
+use crate::log::remark;
 use crate::state::NetworkState;
 use crate::yaml;
 
@@ -59,7 +60,7 @@ pub async fn run(args: Edit) -> anyhow::Result<ExitCode> {
         open_editor(&scratch.0)?;
         let text = fs::read_to_string(&scratch.0)?;
         if text == before {
-            eprintln!("nothing was edited");
+            remark!("nothing was edited");
             return Ok(ExitCode::SUCCESS);
         }
         match yaml::read(&text).and_then(NetworkState::from_json) {

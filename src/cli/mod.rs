@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{ErrorKind, Failure, Invalid};
 use crate::host::HostError;
+use crate::log::remark;
 use crate::serve::Address;
 use crate::{agent, controller, error, log};
 
@@ -278,7 +279,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(args).await?,
         Command::Apply(args) => return apply::run(args).await,
         Command::Set(args) => {
-            eprintln!("Using 'set' is deprecated, use 'apply' instead.");
+            remark!("Using 'set' is deprecated, use 'apply' instead.");
             return apply::run(args).await;
         }
         Command::Plan(args) => apply::plan(args).await?,

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::show;
+use crate::log::remark;
 use crate::state::NetworkState;
 use crate::state::iface::Interface;
 
@@ -79,19 +80,19 @@ fn link_text(card: &Interface, mac: &str) -> String {
 
 fn pin(args: &NicNames, state: &NetworkState, arguments: &str) -> anyhow::Result<()> {
     if arguments.split_whitespace().any(|a| a == "net.ifnames=0") {
-        eprintln!("the kernel was told net.ifnames=0: names are the kernel's, nothing to pin");
+        remark!("the kernel was told net.ifnames=0: names are the kernel's, nothing to pin");
         return Ok(());
     }
     let stamp = folder(args).join(STAMP);
     if stamp.exists() {
-        eprintln!("{} is there: names were pinned before", stamp.display());
+        remark!("{} is there: names were pinned before", stamp.display());
         return Ok(());
     }
     let mut pinned = vec![];
     for (card, mac) in cards(state) {
         let path = link_file(args, card.name());
         if path.exists() {
-            eprintln!("{} is there and stays", path.display());
+            remark!("{} is there and stays", path.display());
             continue;
         }
         println!("{}: {} is {mac}", path.display(), card.name());
@@ -118,7 +119,7 @@ fn pin(args: &NicNames, state: &NetworkState, arguments: &str) -> anyhow::Result
 fn clean_up(args: &NicNames, state: &NetworkState, only_say: bool) -> anyhow::Result<()> {
     let stamp = folder(args).join(STAMP);
     if !stamp.exists() {
-        eprintln!("{} is not there: nothing was pinned", stamp.display());
+        remark!("{} is not there: nothing was pinned", stamp.display());
         return Ok(());
     }
     let mut removed = vec![];

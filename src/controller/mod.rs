@@ -14,7 +14,7 @@ use futures::future::join_all;
 use futures::stream::{self, Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use serde_json::json;
@@ -198,6 +198,8 @@ struct Controller {
 enum Answer {
     Policy(Box<NodeNetworkConfigurationPolicy>),
     Enactment(Box<NodeNetworkConfigurationEnactment>),
+    /// What was to be deleted is not there any more.
+    Gone,
     /// Nothing to learn from it.
     Done,
 }
@@ -279,8 +281,7 @@ impl Controller {
                 self.wake.insert(name, Instant::now() + RETRY);
                 continue;
             }
-            let orphans = self.world.orphans(&name).into_iter().cloned();
-            writes.extend(orphans.map(|enactment| Write::Delete(Box::new(enactment))));
+            writes.extend(self.orphans(&name).await);
             if self.world.policy(&name).is_some() {
                 writes.extend(self.decide(&name));
             } else {
@@ -293,6 +294,7 @@ impl Controller {
         let answers = join_all(writes.iter().map(|write| self.send(write))).await;
         for (write, answer) in writes.iter().zip(answers) {
             match answer {
+                Ok(Answer::Gone) => write.enactment().into_iter().for_each(|e| self.world.forget(e)),
                 Ok(Answer::Policy(object)) => self.learn(Change::Policy(Event::Apply(*object))),
                 Ok(Answer::Enactment(object)) => self.learn(Change::Enactment(Event::Apply(*object))),
                 Ok(Answer::Done) => {}
@@ -445,10 +447,7 @@ impl Controller {
                         .await?;
                     Answer::Policy(Box::new(object))
                 }
-                Write::Delete(e) => {
-                    self.delete(e).await?;
-                    Answer::Done
-                }
+                Write::Delete(e, gone) => self.delete(e, gone).await?,
             })
         };
         match timeout(CALL, sent).await.context("no answer")? {
@@ -458,13 +457,35 @@ impl Controller {
         }
     }
 
-    /// The watches may tell of an enactment before they tell of its policy or node: ask before it is deleted.
-    async fn delete(&self, e: &Enactment) -> kube::Result<()> {
-        let other = |policy: PartialObjectMeta<_>| e.policy_uid.is_some() && policy.metadata.uid != e.policy_uid;
+    /// Enactments to be deleted. The watches may tell of one before they tell of its policy or node: the apiserver is asked, for the policy once.
+    async fn orphans(&mut self, policy: &str) -> Vec<Write> {
+        let orphans: Vec<Enactment> = self.world.orphans(policy).into_iter().cloned().collect();
+        if orphans.is_empty() {
+            return vec![];
+        }
+        let asked = timeout(CALL, self.policies.get_metadata_opt(policy)).await;
+        let Ok(Ok(now)) = asked else {
+            tracing::warn!(policy, "asking whether it is there: no answer");
+            self.wake.insert(policy.to_owned(), Instant::now() + RETRY);
+            return vec![];
+        };
+        let uid = now.map(|policy| policy.metadata.uid);
+        let policy_gone = |e: &Enactment| match &uid {
+            None => true,
+            Some(uid) => e.policy_uid.is_some() && *uid != e.policy_uid,
+        };
         // one that can undo the policy goes with its node only
-        let policy_gone = !e.reverts && self.policies.get_metadata_opt(&e.policy).await?.is_none_or(other);
-        if !policy_gone && self.nodes.get_metadata_opt(&e.node).await?.is_some() {
-            return Ok(());
+        let reason = |e: &Enactment| if !e.reverts && policy_gone(e) { "policy" } else { "node" };
+        let delete = |e: Enactment| {
+            let gone = reason(&e);
+            Write::Delete(Box::new(e), gone)
+        };
+        orphans.into_iter().map(delete).collect()
+    }
+
+    async fn delete(&self, e: &Enactment, gone: &str) -> kube::Result<Answer> {
+        if gone == "node" && self.nodes.get_metadata_opt(&e.node).await?.is_some() {
+            return Ok(Answer::Done);
         }
         let params = DeleteParams {
             preconditions: Some(Preconditions {
@@ -473,14 +494,16 @@ impl Controller {
             }),
             ..DeleteParams::default()
         };
-        self.enactments.delete(&e.name, &params).await?;
-        let gone = if policy_gone { "policy" } else { "node" };
+        match self.enactments.delete(&e.name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Answer::Gone),
+            answer => answer?,
+        };
         tracing::info!(
             policy = e.policy,
             node = e.node,
             "enactment deleted: its {gone} is gone"
         );
-        Ok(())
+        Ok(Answer::Gone)
     }
 }
 
@@ -490,15 +513,23 @@ enum Write {
     Abort(Enactment, i64, String),
     TakeBack(Enactment),
     Status(String, Box<PolicyStatus>),
-    Delete(Box<Enactment>),
+    /// With what of it is gone: its policy or its node.
+    Delete(Box<Enactment>, &'static str),
 }
 
 impl Write {
+    fn enactment(&self) -> Option<&Enactment> {
+        match self {
+            Write::Grant(e, _) | Write::Abort(e, ..) | Write::TakeBack(e) => Some(e),
+            Write::Delete(e, _) => Some(e),
+            Write::Status(..) => None,
+        }
+    }
+
     fn policy(&self) -> &str {
         match self {
-            Write::Grant(e, _) | Write::Abort(e, ..) | Write::TakeBack(e) => &e.policy,
-            Write::Delete(e) => &e.policy,
             Write::Status(policy, _) => policy,
+            of => of.enactment().map_or("", |e| &e.policy),
         }
     }
 }
@@ -510,7 +541,7 @@ impl std::fmt::Display for Write {
             Write::Abort(e, ..) => write!(f, "aborting {}", e.name),
             Write::TakeBack(e) => write!(f, "taking a slot back from {}", e.name),
             Write::Status(policy, _) => write!(f, "writing the status of {policy}"),
-            Write::Delete(e) => write!(f, "deleting {}", e.name),
+            Write::Delete(e, _) => write!(f, "deleting {}", e.name),
         }
     }
 }

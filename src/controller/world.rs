@@ -229,6 +229,17 @@ impl World {
         }
     }
 
+    /// An enactment that we have deleted, before the watch tells of it: until then every word on the others would have it deleted again.
+    pub fn forget(&mut self, gone: &Enactment) {
+        let there = self.enactments.items.get(&gone.name);
+        if there.is_some_and(|e| e.uid == gone.uid) {
+            for (name, old) in self.enactments.remove(gone.name.clone()) {
+                self.remember(&name, old.as_ref());
+                self.reindex(&name, old);
+            }
+        }
+    }
+
     /// A node that is at work does not end with its enactment. It counts until the next one of that name says what the node does.
     fn remember(&mut self, name: &str, old: Option<&Enactment>) {
         let new = self.enactments.items.get(name);

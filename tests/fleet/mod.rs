@@ -327,8 +327,17 @@ impl Counts {
             .sum()
     }
 
+    /// All of them, as `VERB resource`.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.requests.iter().map(|(what, count)| (what.as_str(), *count))
+    }
+
     pub fn writes(&self, resource: &str) -> f64 {
         self.of(&["POST", "PUT", "PATCH", "APPLY", "DELETE"], resource)
+    }
+
+    pub fn deletions(&self, resource: &str) -> f64 {
+        self.of(&["DELETE"], resource)
     }
 
     pub fn gets(&self, resource: &str) -> f64 {
