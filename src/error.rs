@@ -87,6 +87,56 @@ pub struct Failure {
     pub reason: String,
 }
 
+/// Why the host could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A D-Bus call failed.
+    #[error("{tried}")]
+    Dbus {
+        /// What we were doing: `saving profile br0 of br0`.
+        tried: String,
+        /// What sort of fault the bus's answer is.
+        kind: ErrorKind,
+        /// The bus's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A netlink request failed.
+    #[error("{tried}")]
+    Kernel {
+        /// What we were doing.
+        tried: String,
+        /// The kernel's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A checkpoint of somebody else is in force.
+    #[error("another NetworkManager checkpoint is active ({path}); its owner must commit or roll it back first")]
+    ForeignCheckpoint {
+        /// D-Bus object path.
+        path: String,
+    },
+    /// Something must be installed or started first.
+    #[error("{0}")]
+    Missing(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl HostError {
+    /// What sort of fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            HostError::Dbus { kind, .. } => *kind,
+            HostError::Missing(_) => ErrorKind::DependencyError,
+            HostError::Kernel { .. } | HostError::ForeignCheckpoint { .. } | HostError::Other(_) => {
+                ErrorKind::PluginFailure
+            }
+        }
+    }
+}
+
 /// An error and all its sources on one line: `saving profile br0: property missing`.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::error::HostError;
+use crate::host::Checkpoint;
 use crate::host::kept::{Before, Written};
 use crate::host::live::LiveHost;
-use crate::host::{Checkpoint, Effect, HostError, Observation};
 use crate::nm::checkpoint;
+use crate::observation::Observation;
+use crate::step::Effect;
 use crate::transaction::Phase;
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {

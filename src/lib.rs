@@ -12,7 +12,8 @@
 //!         └─────────────────────────────────────────────────  host (checkpoint, execute, commit, rollback)
 //! ```
 //!
-//! `error`, `scalar`, `facts`, `profile`, `state`, `capture`, `plan` and `api` are pure: no clock, no file, no `.await`.
+//! `error`, `scalar`, `facts`, `profile`, `state`, `observation`, `step`, `capture`, `plan` and `api` are pure: no clock, no file, no `.await`.
+//! None of them knows `host`.
 
 pub mod admission;
 pub mod agent;
@@ -32,6 +33,7 @@ pub mod kernel;
 pub mod log;
 pub mod metrics;
 pub mod nm;
+pub mod observation;
 pub mod ovs;
 pub mod plan;
 pub mod probe;
@@ -39,5 +41,6 @@ pub mod profile;
 pub mod scalar;
 pub mod serve;
 pub mod state;
+pub mod step;
 pub mod transaction;
 pub mod yaml;

@@ -5,15 +5,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::error::{ErrorKind, Invalid, chain};
+use crate::error::{ErrorKind, HostError, Invalid, chain};
 use crate::facts::{Device, Facts};
-use crate::host::{Checkpoint, Effect, Host, HostError, Step};
+use crate::host::{Checkpoint, Host};
 use crate::metrics::{self, Round};
 use crate::plan::{self, Plan, verify};
 use crate::probe::{Baseline, Look, ProbeResult, Prober};
 use crate::profile::Profile;
 use crate::scalar::Id;
 use crate::state::NetworkState;
+use crate::step::{Effect, Step};
 
 /// What NetworkManager's own timer gets on top of the time that we allow ourselves: it must never fire while we work.
 const MARGIN: Duration = Duration::from_secs(60);

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use netwright::error::ErrorKind;
+use netwright::error::{ErrorKind, HostError};
 use netwright::facts::Sriov;
 use netwright::host::fake::FakeHost;
-use netwright::host::{Checkpoint, Effect, Host, HostError, Observation, Step};
+use netwright::host::{Checkpoint, Host};
+use netwright::observation::Observation;
 use netwright::probe::Prober;
 use netwright::state::NetworkState;
+use netwright::step::{Effect, Step};
 use netwright::transaction::{Options, Outcome, Phase, run};
 use netwright::yaml;
 use tokio::time::Instant;
@@ -89,7 +91,7 @@ async fn every_effect_knows_what_was_before() {
             Effect::StaticHostname("old.example.org".to_owned()),
         ),
     ] {
-        assert_eq!(effect.inverse(&before), inverse);
+        assert_eq!(effect.inverse(&before.facts), inverse);
     }
 }
 

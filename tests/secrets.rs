@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{NETWRIGHT, Node, may_run, said};
-use netwright::host::Observation;
 use netwright::host::fake::FakeHost;
+use netwright::observation::Observation;
 use netwright::plan::plan;
 use netwright::probe::Prober;
 use netwright::state::{HIDDEN, NetworkState};

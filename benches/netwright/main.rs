@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use netwright::facts::Facts;
+use netwright::host::Host;
 use netwright::host::live::LiveHost;
-use netwright::host::{Host, Step};
 use netwright::kernel::Kernel;
 use netwright::nm::NetworkManager;
 use netwright::plan::plan;
 use netwright::probe::Prober;
 use netwright::state::NetworkState;
+use netwright::step::Step;
 use netwright::transaction::{Options, Outcome, run};
 use serde_json::{Value, json};
 

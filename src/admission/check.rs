@@ -13,7 +13,7 @@ use crate::api::NodeNetworkConfigurationPolicySpec as Spec;
 use crate::capture;
 use crate::error::{ErrorKind, Invalid};
 use crate::facts::Ovs;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::plan::{self, offline};
 use crate::probe::{self, Prober};
 use crate::state::iface::VIRTUAL_FUNCTION;

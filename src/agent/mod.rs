@@ -18,8 +18,9 @@ use crate::api::{
     LABEL_NODE, LABEL_POLICY, NodeNetworkConfigurationEnactment, NodeNetworkConfigurationPolicy, NodeNetworkState,
     label_value,
 };
+use crate::error::HostError;
+use crate::host::Host;
 use crate::host::live::LiveHost;
-use crate::host::{Host, HostError};
 use crate::journal::{Journal, Lock, Recovered};
 use crate::metrics::{self, Role};
 use crate::probe::{Cluster, Prober};

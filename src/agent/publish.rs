@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
 use crate::api::{Condition, LABEL_REFRESH, NodeNetworkState};
-use crate::error::chain;
-use crate::host::{Host, HostError, Observation};
+use crate::error::{HostError, chain};
+use crate::host::Host;
 use crate::metrics::{self, Look};
+use crate::observation::Observation;
 use crate::serve;
 use crate::state::iface::State;
 

@@ -23,10 +23,11 @@ use crate::api::{
 };
 use crate::capture::{self, Captured};
 use crate::clock;
-use crate::error::{ErrorKind, Invalid, chain};
-use crate::host::{Host, HostError, Observation};
+use crate::error::{ErrorKind, HostError, Invalid, chain};
+use crate::host::Host;
 use crate::journal::Recovered;
 use crate::metrics;
+use crate::observation::Observation;
 use crate::plan::{self, Plan, revert};
 use crate::probe::Prober;
 use crate::state::{NetworkState, features};

@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{apply, input, output};
-use crate::host::Observation;
 use crate::nm::keyfile;
+use crate::observation::Observation;
 use crate::plan::{self, diff, offline, revert};
 use crate::yaml;
 

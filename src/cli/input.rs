@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::capture::{Captured, Node, Policy};
 use crate::error::{ErrorKind, Invalid};
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::state::NetworkState;
 use crate::yaml;
 

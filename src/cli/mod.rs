@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{ErrorKind, Failure, Invalid};
-use crate::host::HostError;
+use crate::error::{ErrorKind, Failure, HostError, Invalid};
 use crate::log::remark;
 use crate::serve::Address;
 use crate::{agent, controller, error, log};

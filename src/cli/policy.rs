@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{apply, input, output};
 use crate::capture::Captured;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::yaml;
 
 /// Flags of `netwright policy`.

@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::output;
+use crate::host::Host;
 use crate::host::live::LiveHost;
-use crate::host::{Host, Observation};
 use crate::kernel::Kernel;
+use crate::observation::Observation;
 use crate::state::NetworkState;
 
 /// Flags of `netwright show`.

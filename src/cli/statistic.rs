@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{input, output};
 use crate::error::Invalid;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::plan::{Options, offline, resolve, topology};
 use crate::scalar::{Id, Space};
 use crate::state::{NetworkState, features};

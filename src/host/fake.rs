@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Checkpoint, Effect, Host, HostError, Observation, Step};
+use super::{Checkpoint, Host};
+use crate::error::HostError;
 use crate::facts::{Active, Address, Device, Facts, Link, Ovs, SavedProfile};
+use crate::observation::Observation;
 use crate::profile::{Profile, Value};
 use crate::scalar::{Id, Space};
 use crate::state::iface::{AnyKind, ovs_bridge, ovs_interface, ovs_port};
 use crate::state::part::Parts;
+use crate::step::{Effect, Step};
 
 mod sections;
 

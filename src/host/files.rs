@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::HostError;
+use crate::error::HostError;
 use crate::facts::Facts;
 use crate::state::part::alt_names;
 

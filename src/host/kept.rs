@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Observation, Step};
 use crate::error::Invalid;
 use crate::facts::{Active, Device, Facts, Ovs, SavedProfile};
+use crate::observation::Observation;
 use crate::plan::profiles::differing_keys;
 use crate::plan::topology;
 use crate::profile::Profile;
 use crate::scalar::Id;
 use crate::state::NetworkState;
+use crate::step::Step;
 
 /// The node before the change: as much of a reading as it takes to put back what was. With secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]

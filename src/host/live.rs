@@ -10,13 +10,16 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::kept::Written;
-use super::{Checkpoint, Effect, Host, HostError, Observation, Step, restore};
+use super::{Checkpoint, Host, restore};
+use crate::error::HostError;
 use crate::facts::{Device, Facts};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
+use crate::observation::Observation;
 use crate::ovs::Database;
 use crate::scalar::{Id, Space};
+use crate::step::{Effect, Step};
 use crate::transaction::Phase;
 
 mod ovs;
@@ -136,7 +139,7 @@ impl LiveHost {
     /// Notes how to undo an effect before it happens.
     fn note_undo(&self, effect: &Effect) -> Result<(), HostError> {
         let mut undo = self.undo();
-        let inverse = effect.inverse(&undo.before);
+        let inverse = effect.inverse(&undo.before.facts);
         undo.effects.push(inverse);
         let Some(journal) = &self.journal else { return Ok(()) };
         journal.update(|entry| entry.undo.clone_from(&undo.effects))
@@ -232,7 +235,7 @@ impl LiveHost {
         let Err(e) = self.bring_about(effect).await else {
             return Ok(());
         };
-        match effect.is_so(&self.observe().await?) {
+        match effect.is_so(&self.observe().await?.facts) {
             true => Ok(()),
             false => Err(e),
         }

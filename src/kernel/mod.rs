@@ -19,8 +19,8 @@ use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::sync::watch;
 use tracing::debug;
 
+use crate::error::HostError;
 use crate::facts::{Address, Facts, Link, Route, Rule, Sriov, Vf, VlanRange};
-use crate::host::HostError;
 
 pub(crate) mod bytes;
 mod ethtool;

@@ -5,7 +5,7 @@ use netlink_packet_core::NetlinkPayload;
 use rtnetlink::MulticastGroup;
 use tokio::sync::watch;
 
-use crate::host::HostError;
+use crate::error::HostError;
 
 use super::failed;
 

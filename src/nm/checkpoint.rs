@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::HostError;
+use crate::error::HostError;
 
 use super::{NetworkManager, call, failed, path};
 

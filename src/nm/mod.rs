@@ -14,9 +14,8 @@ use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, DBusError, ObjectPath, OwnedVariant, Variant};
 
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, HostError};
 use crate::facts::{Active, Device, Dns, Facts, GlobalDns, SavedProfile};
-use crate::host::HostError;
 use crate::profile::{Dict, Profile, Value};
 
 pub mod checkpoint;
@@ -62,6 +61,7 @@ pub(crate) fn failed(tried: impl Into<String>) -> impl FnOnce(zbus::Error) -> Ho
                 "{tried}: NetworkManager does not answer on D-Bus (is NetworkManager.service running?)"
             )),
             false => HostError::Dbus {
+                kind: fault_kind(&e),
                 tried,
                 source: Box::new(e),
             },
@@ -80,7 +80,7 @@ fn error_name(e: &zbus::Error) -> Option<String> {
 }
 
 /// What sort of fault NetworkManager's answer is.
-pub(crate) fn fault_kind(e: &zbus::Error) -> ErrorKind {
+fn fault_kind(e: &zbus::Error) -> ErrorKind {
     let name = error_name(e).unwrap_or_default();
     let word = name.rsplit('.').next().unwrap_or_default();
     match word {
@@ -575,5 +575,21 @@ fn running_dns(properties: &Properties, dns: &mut Dns) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bus_tells_what_sort_of_fault_it_is() {
+        let kind = |e: zbus::fdo::Error| failed("saving")(e.into()).kind();
+        let denied = zbus::fdo::Error::AccessDenied("no".to_owned());
+        assert_eq!(kind(denied), ErrorKind::PermissionError);
+        let late = zbus::fdo::Error::Timeout("late".to_owned());
+        assert_eq!(kind(late), ErrorKind::PluginFailure);
+        let plug_in = HostError::Missing("activating the profile of vpn0: install it".to_owned());
+        assert_eq!(plug_in.kind(), ErrorKind::DependencyError);
     }
 }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, MessageStream};
 
-use crate::host::HostError;
+use crate::error::HostError;
 
 use super::{SERVICE, failed};
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::host::HostError;
+use crate::error::HostError;
 
 /// ovsdb-server answers from memory; one that takes longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tracing::warn;
 
+use crate::error::HostError;
 use crate::facts::{Ovs, OvsBridge, OvsIds, OvsInterface, OvsPort};
-use crate::host::HostError;
 
 pub mod db;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Invalid;
 use crate::facts::{Facts, SavedProfile};
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{AnyKind, Interface, State};

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::error::Invalid;
-use crate::host::{Observation, Step};
+use crate::observation::Observation;
 use crate::scalar::Id;
 use crate::state::NetworkState;
+use crate::step::Step;
 
 pub mod companions;
 pub mod conflict;
@@ -321,20 +322,4 @@ fn copy_macs(resolved: &mut NetworkState, seen: &Observation) -> Result<Vec<Stri
         wish.base.mac_address = Some(mac);
     }
     Ok(warnings)
-}
-
-impl Step {
-    /// The interface it is about.
-    pub fn interface(&self) -> Option<&Id> {
-        match self {
-            Step::Save { iface, .. }
-            | Step::Forget { iface, .. }
-            | Step::Activate { iface, .. }
-            | Step::Reapply { iface, .. }
-            | Step::Deactivate { iface }
-            | Step::Disconnect { iface }
-            | Step::RemoveLink { iface } => Some(iface),
-            Step::Effect(_) => None,
-        }
-    }
 }

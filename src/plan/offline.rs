@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
-use crate::host::{Observation, Step};
+use crate::observation::Observation;
 use crate::profile::Profile;
 use crate::scalar;
 use crate::state::NetworkState;
 use crate::state::iface::{Identifier, Interface, State};
+use crate::step::Step;
 
 /// A node with `lo` and, as network cards, whatever the document names but does not make.
 pub fn stage(desired: &NetworkState) -> Observation {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use crate::facts::SavedProfile;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
 use crate::state::dns::Share;

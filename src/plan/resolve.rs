@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::Vf;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::scalar::{self, Id, Space};
 use crate::state::dns::DnsResolver;
 use crate::state::iface::{AltName, AnyKind, Base, Context, Identifier, Interface, State, VIRTUAL_FUNCTION};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::error::Invalid;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::scalar::{Id, Space};
 use crate::state::iface::{Interface, State};
 use crate::state::{NetworkState, tree};

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::host::{Effect, Step};
 use crate::scalar::Id;
+use crate::step::{Effect, Step};
 
 /// Lines of the plan while they are collected, and which interfaces they speak of.
 #[derive(Debug, Default)]

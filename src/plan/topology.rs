@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::error::{ErrorKind, Invalid};
 use crate::facts::SavedProfile;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::scalar::{self, Id, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Companion, Interface, State};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 use crate::state::part::ip::Ip;

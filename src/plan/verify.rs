@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::facts::{Device, Facts};
-use crate::host::Observation;
+use crate::observation::Observation;
 use crate::scalar::Space;
 use crate::state::dns::Dns;
 use crate::state::iface::{Interface, State};

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::facts::SavedProfile;
-use crate::host::{Effect, Observation, Step};
+use crate::observation::Observation;
 use crate::profile::Profile;
 use crate::scalar::{Id, Space};
 use crate::state::iface::{AnyKind, Interface, State};
 use crate::state::part::ip::Ip;
 use crate::state::part::{Parts, alt_names};
+use crate::step::{Effect, Step};
 
 use super::profiles::{self, Extra, Ground, Stock};
 use super::sections::Sections;

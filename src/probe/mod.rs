@@ -13,9 +13,8 @@ use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::error::Invalid;
+use crate::error::{HostError, Invalid};
 use crate::facts::Facts;
-use crate::host::HostError;
 use crate::metrics::{self, Round};
 
 mod api_server;

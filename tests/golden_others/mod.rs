@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use netwright::facts::{Active, Address, Device, Facts, Link, Route, Rule, SavedProfile};
-use netwright::host::Observation;
 use netwright::host::fake::FakeHost;
+use netwright::observation::Observation;
 use netwright::profile::{Dict, Profile, Value};
 use netwright::scalar::Id;
 use serde::Deserialize;

@@ -7,9 +7,11 @@ use tracing::{debug, warn};
 
 use super::LiveHost;
 use crate::facts::{Device, Facts, Link, Ovs, OvsInterface, SavedProfile};
-use crate::host::{Host, Observation, Step};
+use crate::host::Host;
+use crate::observation::Observation;
 use crate::profile::Profile;
 use crate::scalar::{Id, Space};
+use crate::step::Step;
 
 /// How long an internal interface may wait for its link: it is a matter of milliseconds.
 const HANGS: Duration = Duration::from_secs(1);

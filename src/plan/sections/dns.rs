@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use crate::error::{ErrorKind, Invalid};
-use crate::host::Effect;
 use crate::scalar::{Id, Space};
 use crate::state::dns::{Dns, PRIORITY, Run, Share};
 use crate::state::iface::Interface;
 use crate::state::route::LOOPBACK;
+use crate::step::Effect;
 
 use super::{Sections, View};
 use crate::plan::profiles::{Extra, Stock};

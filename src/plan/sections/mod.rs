@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::error::Invalid;
-use crate::host::{Effect, Observation};
+use crate::observation::Observation;
 use crate::scalar::Id;
 use crate::state::NetworkState;
 use crate::state::iface::State;
 use crate::state::part::ip::Ip;
+use crate::step::Effect;
 
 use super::Options;
 use super::profiles::{Extra, Stock};

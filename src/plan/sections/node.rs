@@ -1,11 +1,12 @@
 //! Host names, and the global row of Open vSwitch: what belongs to the node as a whole and is kept outside profiles.
 
 use crate::error::{ErrorKind, Invalid};
-use crate::host::{Effect, Observation};
+use crate::observation::Observation;
 use crate::scalar::{Id, Space};
 use crate::state::ovn::{self, Ovn};
 use crate::state::ovs_db;
 use crate::state::{Hostname, NetworkState};
+use crate::step::Effect;
 
 use super::Sections;
 

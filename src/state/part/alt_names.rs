@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
-use crate::host::Effect;
 use crate::state::iface::{AltName, State};
+use crate::step::Effect;
 
 /// `ALTIFNAMSIZ` of the kernel, less the zero byte.
 const LONGEST: usize = 127;

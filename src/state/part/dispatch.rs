@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::Part;
 use crate::facts::{Facts, Link};
-use crate::host::Effect;
 use crate::profile::Profile;
+use crate::step::Effect;
 
 /// `dispatch`. Empty text removes a script.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
-use crate::host::Effect;
 use crate::profile::{self, Profile};
+use crate::step::Effect;
 
 use super::iface::{from_value, to_value};
 
