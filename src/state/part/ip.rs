@@ -244,10 +244,17 @@ fn is_protocol(text: &str) -> bool {
     number.is_ok()
 }
 
+const EUI64: &str = "eui64";
+
+/// One that sets something; these two take it away.
+fn is_token(text: &str) -> bool {
+    !matches!(text, "" | "::")
+}
+
 /// NetworkManager's number of `addr-gen-mode` (`NM_SETTING_IP6_CONFIG_ADDR_GEN_MODE_*`); 2 and 3 are its own choice.
 fn addr_gen_number(word: &str) -> Option<i32> {
     match word {
-        "eui64" => Some(0),
+        EUI64 => Some(0),
         "stable-privacy" => Some(1),
         _ => None,
     }
@@ -424,6 +431,9 @@ impl Ip {
         if self.autoconf == Some(false) {
             return Err(Invalid::new("token", "a token needs autoconf"));
         }
+        if is_token(token) && self.addr_gen_mode.as_deref().is_some_and(|mode| mode != EUI64) {
+            return Err(Invalid::new("addr-gen-mode", "a token needs eui64"));
+        }
         match token.parse::<std::net::Ipv6Addr>() {
             Ok(ip) if ip.segments()[..4] == [0; 4] => Ok(()),
             _ => Err(Invalid::new(
@@ -552,10 +562,23 @@ impl Ip {
                 false => current.kept_addresses(becomes_static),
             });
         }
+        merged.settle_token(desired);
         if !merged.is_auto() {
             merged.forget_auto();
         }
         merged
+    }
+
+    /// NetworkManager takes a token with `eui64` only: whichever of the two the wish names decides about the other.
+    fn settle_token(&mut self, desired: &Ip) {
+        if !self.token.as_deref().is_some_and(is_token) {
+            return;
+        }
+        match desired.addr_gen_mode.as_deref() {
+            None => self.addr_gen_mode = Some(EUI64.to_owned()),
+            Some(EUI64) => {}
+            Some(_) => self.token = Some(String::new()),
+        }
     }
 
     /// Addresses that stay where the wish names none: those that a person wrote, and those of a server that is asked no more.
