@@ -114,8 +114,8 @@ fn lay_out(desired: &NetworkState, seen: &Observation, options: Options) -> Resu
     }
     refuse_unsupported(wishes, seen)?;
     let mut warnings = std::mem::take(&mut resolved.warnings);
-    warnings.extend(skip_unsupported(wishes, seen));
     warnings.extend(copy_macs(wishes, seen)?);
+    warnings.extend(skip_unsupported(wishes, seen));
     validate::check(wishes, seen)?;
     let graph = topology::spread(&resolved, seen, options)?;
     warnings.extend(follow(&mut resolved.state, &graph));
