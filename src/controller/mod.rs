@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use futures::future::join_all;
 use futures::stream::{self, Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node as NodeObject;
@@ -47,6 +46,8 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(10);
+/// Requests under way at a time: the others have not begun, and their time neither.
+const AT_ONCE: usize = 64;
 /// Name of the Lease. Agents read it to see whether there is a controller.
 pub const LEASE: &str = "netwright-controller";
 const LEASE_INSTALLER: &str = "netwright-installer";
@@ -291,7 +292,7 @@ impl Controller {
             }
             writes.extend(self.undo(&name));
         }
-        let answers = join_all(writes.iter().map(|write| self.send(write))).await;
+        let answers = at_once(writes.iter().map(|write| self.send(write)).collect()).await;
         for (write, answer) in writes.iter().zip(answers) {
             match answer {
                 Ok(Answer::Gone) => write.enactment().into_iter().for_each(|e| self.world.forget(e)),
@@ -310,7 +311,8 @@ impl Controller {
     async fn ask_the_silent(&mut self, policy: &str) -> anyhow::Result<()> {
         let silent = self.world.silent(policy, self.steady());
         let silent: Vec<Enactment> = self.asked.about(policy, silent).into_iter().cloned().collect();
-        let answers = join_all(silent.iter().map(|e| timeout(CALL, self.enactments.get_opt(&e.name)))).await;
+        let ask = async |e: &Enactment| timeout(CALL, self.enactments.get_opt(&e.name)).await;
+        let answers = at_once(silent.iter().map(ask).collect()).await;
         for (e, answer) in silent.into_iter().zip(answers) {
             // what is gone will be told by the watch
             if let Some(object) = answer.context("no answer")?? {
@@ -505,6 +507,11 @@ impl Controller {
         );
         Ok(Answer::Gone)
     }
+}
+
+/// All answers, in the order of the requests.
+async fn at_once<F: Future>(requests: Vec<F>) -> Vec<F::Output> {
+    stream::iter(requests).buffered(AT_ONCE).collect().await
 }
 
 /// One thing to do.
