@@ -138,20 +138,6 @@ pub fn undoing<'a>(max: Option<&IntOrString>, left: &[&'a Enactment], now: Times
     }
 }
 
-/// May begin or has begun, for whichever generation, and has not told the end.
-pub(super) fn holds(e: &Enactment) -> bool {
-    let Some(slot) = e.slot.filter(|slot| slot.expires.is_some()) else {
-        return false;
-    };
-    let over = e.is("Available") || e.is("Aborted") || e.is("Failing") && !e.is("Progressing");
-    match e.generation {
-        _ if slot.generation == UNDO => true,
-        Some(told) if told == slot.generation => !over,
-        // a node that speaks of a newer one is through with the older
-        told => told.is_none_or(|told| told < slot.generation),
-    }
-}
-
 /// At work for whichever generation, as far as can be known: a transaction is not broken off.
 fn works(e: &Enactment, now: Timestamp) -> bool {
     let slot = e.slot.filter(|slot| slot.expires.is_some_and(|end| end > now));
@@ -191,7 +177,7 @@ pub fn decide<'a>(
         let ours = |slot: Slot| [generation, UNDO].contains(&slot.generation);
         matching.contains_key(&e.node) && e.slot.is_some_and(ours)
     };
-    let others: Vec<&'a Enactment> = enactments.iter().copied().filter(|e| holds(e) && !meant(e)).collect();
+    let others: Vec<&'a Enactment> = enactments.iter().copied().filter(|e| e.holds() && !meant(e)).collect();
     let known = Standings::of(
         enactments.iter().filter(|e| matching.contains_key(&e.node)),
         generation,

@@ -8,7 +8,6 @@ use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
 use super::SLOT;
-use super::rollout::holds;
 use crate::api::condition::is_true;
 use crate::api::nnce::UNDO;
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
@@ -76,6 +75,20 @@ impl Enactment {
     /// The condition of this type is True.
     pub fn is(&self, kind: &str) -> bool {
         is_true(&self.conditions, kind)
+    }
+
+    /// May begin or has begun, for whichever generation, and has not told the end.
+    pub fn holds(&self) -> bool {
+        let Some(slot) = self.slot.filter(|slot| slot.expires.is_some()) else {
+            return false;
+        };
+        let over = self.is("Available") || self.is("Aborted") || self.is("Failing") && !self.is("Progressing");
+        match self.generation {
+            _ if slot.generation == UNDO => true,
+            Some(told) if told == slot.generation => !over,
+            // a node that speaks of a newer one is through with the older
+            told => told.is_none_or(|told| told < slot.generation),
+        }
     }
 }
 
@@ -357,7 +370,7 @@ impl World {
 
 /// When its slot ends, if it has one. An undo ends with the deletion of its enactment.
 fn holds_until(e: &Enactment) -> Option<Timestamp> {
-    let slot = e.slot.filter(|slot| slot.generation != UNDO && holds(e))?;
+    let slot = e.slot.filter(|slot| slot.generation != UNDO && e.holds())?;
     slot.expires
 }
 
