@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::api::nnce::ProbeResult;
 use crate::error::{ErrorKind, HostError, Invalid, chain};
 use crate::facts::{Device, Facts};
 use crate::host::{Checkpoint, Host};
 use crate::metrics::{self, Round};
 use crate::plan::{self, Plan, verify};
-use crate::probe::{Baseline, Look, ProbeResult, Prober};
+use crate::probe::{Baseline, Look, Prober};
 use crate::profile::Profile;
 use crate::scalar::Id;
 use crate::state::NetworkState;

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::nncp::OnDelete;
 use super::{Condition, Crd, any_object, as_version};
-use crate::probe::ProbeResult;
 
 /// An enactment has no spec.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -181,4 +180,23 @@ pub fn v1alpha1_crd() -> Crd {
 /// `<node>.<policy>`.
 pub fn name(node: &str, policy: &str) -> String {
     format!("{node}.{policy}")
+}
+
+/// What one probe said (`status.probes[]` of an enactment).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeResult {
+    /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name from the policy.
+    pub name: String,
+    /// `passed` or `failed`, before the change.
+    pub before: String,
+    /// `passed`, `failed` or `skipped`, after the change; empty where it was not run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub after: String,
+    /// How long the last round took, in milliseconds.
+    #[serde(default)]
+    pub latency_ms: u32,
+    /// One sentence: why it failed or was skipped.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Condition, Crd, any_object, as_version, int_or_string};
-use crate::probe::ProbeOverride;
 
 /// What to do with the difference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -158,4 +157,53 @@ fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
         }
     });
     equal && expressions
+}
+
+/// `spec.probes[]` of a policy: changes, switches off or adds one probe.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeOverride {
+    /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name of your own.
+    pub name: String,
+    /// `false` switches it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Seconds that it may take to pass after a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// Counts even if it did not pass before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+    /// A TCP connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpTarget>,
+    /// An HTTP request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpTarget>,
+    /// An ICMP echo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping: Option<PingTarget>,
+}
+
+/// Where a TCP probe connects.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TcpTarget {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// What an HTTP probe asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct HttpTarget {
+    /// `http://host[:port]/path`.
+    pub url: String,
+}
+
+/// Whom a ping probe asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PingTarget {
+    /// Name or address.
+    pub host: String,
 }

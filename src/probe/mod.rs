@@ -10,9 +10,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::api::nnce::ProbeResult;
+use crate::api::nncp::ProbeOverride;
 use crate::error::{HostError, Invalid};
 use crate::facts::Facts;
 use crate::metrics::{self, Round};
@@ -35,25 +36,6 @@ const SAME_MOMENT: Duration = Duration::from_millis(100);
 const NO_HOPE: Duration = Duration::from_secs(5);
 /// Default time for a probe to pass after a change, as users of the incumbent know it.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// What one probe said (`status.probes[]` of an enactment).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ProbeResult {
-    /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name from the policy.
-    pub name: String,
-    /// `passed` or `failed`, before the change.
-    pub before: String,
-    /// `passed`, `failed` or `skipped`, after the change; empty where it was not run.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub after: String,
-    /// How long the last round took, in milliseconds.
-    #[serde(default)]
-    pub latency_ms: u32,
-    /// One sentence: why it failed or was skipped.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub message: String,
-}
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,55 +67,6 @@ pub struct ProbeSpec {
     pub timeout: Duration,
     /// Counts even if it did not pass before.
     pub required: bool,
-}
-
-/// `spec.probes[]` of a policy: changes, switches off or adds one probe.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ProbeOverride {
-    /// `gateway`, `dns`, `apiserver`, `node-readiness`, or a name of your own.
-    pub name: String,
-    /// `false` switches it off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enabled: Option<bool>,
-    /// Seconds that it may take to pass after a change.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_seconds: Option<u32>,
-    /// Counts even if it did not pass before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub required: Option<bool>,
-    /// A TCP connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<TcpTarget>,
-    /// An HTTP request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpTarget>,
-    /// An ICMP echo.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ping: Option<PingTarget>,
-}
-
-/// Where a TCP probe connects.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct TcpTarget {
-    /// Name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-/// What an HTTP probe asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct HttpTarget {
-    /// `http://host[:port]/path`.
-    pub url: String,
-}
-
-/// Whom a ping probe asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct PingTarget {
-    /// Name or address.
-    pub host: String,
 }
 
 /// The node as probes see it.
@@ -440,6 +373,7 @@ fn millis(since: Instant) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::nncp::TcpTarget;
 
     struct Node(Facts);
     impl Look for Node {
