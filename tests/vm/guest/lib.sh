@@ -4,11 +4,18 @@
 # far COMMAND… — at the far end
 far() { ip netns exec world "$@"; }
 
-# veth A B — a pair whose end B is in the world
+# veth A B — a pair whose end B is in the world, and of which NetworkManager has taken A, with the address that the kernel gave it
 veth() {
   ip link add "$1" type veth peer name "$2" netns world
   far ip link set "$2" up
   ip link set "$1" up
+  for _ in $(seq 60); do
+    case $(nmcli -g GENERAL.STATE device show "$1" 2>/dev/null) in
+      30*) [ -n "$(ip -6 -o address show dev "$1")" ] || return 0 ;;
+      100*) return 0 ;; # it has a profile for it, after the reboot
+    esac
+    sleep 0.2
+  done
 }
 
 # dnsmasq_on FAR OPTION… — the DHCP, RA and name server of one wire, as long as the case runs
