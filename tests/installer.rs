@@ -319,7 +319,10 @@ fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
         "{.spec.template.spec.containers[0].image}",
         "example.org/nw:7",
     );
-    assert_eq!(bed.writes(), before + 1, "{}", bed.cluster.log("installer.log"));
+    // the apiserver shows it before the installer has had the answer
+    let log = || bed.cluster.log("installer.log");
+    common::wait_for("it is told", Duration::from_secs(10), || bed.writes() > before, log);
+    assert_eq!(bed.writes(), before + 1, "{}", log());
     wish("{tolerations: [{key: t, operator: Exists}]}");
     bed.shows(
         "a wish that is gone",
