@@ -168,8 +168,13 @@ impl NodeNetworkConfigurationEnactment {
     pub fn is_of_another(&self, policy_uid: Option<&str>) -> bool {
         let annotations = self.metadata.annotations.as_ref();
         let known = annotations.and_then(|a| a.get(super::ANNOTATION_POLICY_UID));
-        known.is_some_and(|uid| policy_uid.is_some_and(|other| other != uid))
+        is_of_another(known.map(String::as_str), policy_uid)
     }
+}
+
+/// A policy with this uid bears the name now, and what is known of the old one says otherwise; where a uid is not known it is not told.
+pub fn is_of_another(known: Option<&str>, policy_uid: Option<&str>) -> bool {
+    known.is_some_and(|uid| policy_uid.is_some_and(|other| other != uid))
 }
 
 /// The same as `v1alpha1`.

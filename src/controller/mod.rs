@@ -199,8 +199,8 @@ struct Controller {
 enum Answer {
     Policy(Box<NodeNetworkConfigurationPolicy>),
     Enactment(Box<NodeNetworkConfigurationEnactment>),
-    /// What was to be deleted is not there any more.
-    Gone,
+    /// It was to be deleted and is not there any more.
+    Gone(Box<Enactment>),
     /// Nothing to learn from it.
     Done,
 }
@@ -295,7 +295,7 @@ impl Controller {
         let answers = at_once(writes.iter().map(|write| self.send(write)).collect()).await;
         for (write, answer) in writes.iter().zip(answers) {
             match answer {
-                Ok(Answer::Gone) => write.enactment().into_iter().for_each(|e| self.world.forget(e)),
+                Ok(Answer::Gone(e)) => self.world.forget(&e),
                 Ok(Answer::Policy(object)) => self.learn(Change::Policy(Event::Apply(*object))),
                 Ok(Answer::Enactment(object)) => self.learn(Change::Enactment(Event::Apply(*object))),
                 Ok(Answer::Done) => {}
@@ -471,10 +471,9 @@ impl Controller {
             self.wake.insert(policy.to_owned(), Instant::now() + RETRY);
             return vec![];
         };
-        let uid = now.map(|policy| policy.metadata.uid);
-        let policy_gone = |e: &Enactment| match &uid {
-            None => true,
-            Some(uid) => e.policy_uid.is_some() && *uid != e.policy_uid,
+        let policy_gone = |e: &Enactment| {
+            now.as_ref()
+                .is_none_or(|policy| e.is_of_another(policy.metadata.uid.as_deref()))
         };
         // one that can undo the policy goes with its node only
         let reason = |e: &Enactment| if !e.reverts && policy_gone(e) { "policy" } else { "node" };
@@ -497,15 +496,17 @@ impl Controller {
             ..DeleteParams::default()
         };
         match self.enactments.delete(&e.name, &params).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Answer::Gone),
-            answer => answer?,
-        };
-        tracing::info!(
-            policy = e.policy,
-            node = e.node,
-            "enactment deleted: its {gone} is gone"
-        );
-        Ok(Answer::Gone)
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            answer => {
+                answer?;
+                tracing::info!(
+                    policy = e.policy,
+                    node = e.node,
+                    "enactment deleted: its {gone} is gone"
+                );
+            }
+        }
+        Ok(Answer::Gone(Box::new(e.clone())))
     }
 }
 
@@ -525,18 +526,11 @@ enum Write {
 }
 
 impl Write {
-    fn enactment(&self) -> Option<&Enactment> {
-        match self {
-            Write::Grant(e, _) | Write::Abort(e, ..) | Write::TakeBack(e) => Some(e),
-            Write::Delete(e, _) => Some(e),
-            Write::Status(..) => None,
-        }
-    }
-
     fn policy(&self) -> &str {
         match self {
+            Write::Grant(e, _) | Write::Abort(e, ..) | Write::TakeBack(e) => &e.policy,
+            Write::Delete(e, _) => &e.policy,
             Write::Status(policy, _) => policy,
-            of => of.enactment().map_or("", |e| &e.policy),
         }
     }
 }

@@ -9,7 +9,7 @@ use kube::runtime::watcher::Event;
 
 use super::SLOT;
 use crate::api::condition::is_true;
-use crate::api::nnce::UNDO;
+use crate::api::nnce::{self, UNDO};
 use crate::api::nncp::NodeNetworkConfigurationPolicyStatus as PolicyStatus;
 use crate::api::{
     ANNOTATION_POLICY_UID, ANNOTATION_WAITING, Condition, LABEL_POLICY, NodeNetworkConfigurationEnactment,
@@ -75,6 +75,11 @@ impl Enactment {
     /// The condition of this type is True.
     pub fn is(&self, kind: &str) -> bool {
         is_true(&self.conditions, kind)
+    }
+
+    /// It is about another policy, which bore the name of this one before.
+    pub fn is_of_another(&self, policy_uid: Option<&str>) -> bool {
+        nnce::is_of_another(self.policy_uid.as_deref(), policy_uid)
     }
 
     /// May begin or has begun, for whichever generation, and has not told the end.
@@ -329,8 +334,8 @@ impl World {
 
     /// The policy that it is about is gone, also where another one bears its name by now.
     fn policy_gone(&self, e: &Enactment) -> bool {
-        let other = |policy: &Policy| e.policy_uid.is_some() && policy.uid.is_some() && e.policy_uid != policy.uid;
-        self.policy(&e.policy).is_none_or(other)
+        self.policy(&e.policy)
+            .is_none_or(|policy| e.is_of_another(policy.uid.as_deref()))
     }
 
     /// Enactments of a policy, by name of the node.

@@ -366,8 +366,9 @@ impl LiveHost {
             0 => restored?,
             _ => self.rest().await,
         }
+        let lost = restore::lost(&before.facts, &self.observe().await?.facts);
         *self.undo() = Undo::default();
-        Ok(restore::lost(&before.facts, &self.observe().await?.facts))
+        Ok(lost)
     }
 
     /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be

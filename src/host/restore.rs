@@ -16,6 +16,11 @@ fn kept(saved: &&SavedProfile) -> bool {
     saved.flags & 0xe == 0
 }
 
+/// A profile with this uuid that stays.
+fn has(facts: &Facts, uuid: &str) -> bool {
+    facts.profile(uuid).iter().any(kept)
+}
+
 fn owner(saved: &SavedProfile, seen: &Observation) -> Id {
     let name = || saved.profile.str("connection", "id").unwrap_or_default();
     seen.owner(saved.uuid())
@@ -28,21 +33,22 @@ fn owner(saved: &SavedProfile, seen: &Observation) -> Id {
 /// otherwise NetworkManager has seen to that, and what it activated stays, but for links that it has put the old profile on without making them anew.
 pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step>> {
     let (before, now) = (&seen.facts, &then.facts);
-    let new = |p: &&SavedProfile| before.profiles.iter().filter(kept).all(|b| b.uuid() != p.uuid());
+    let new = |p: &&SavedProfile| !has(before, p.uuid());
     let forget = now.profiles.iter().filter(kept).filter(|_| lost).filter(new);
     let forget = forget.map(|p| Step::Forget {
         iface: owner(p, then),
         uuid: p.uuid().to_owned(),
         path: p.path.clone(),
     });
-    let found = |uuid: &str| now.profiles.iter().find(|p| p.uuid() == uuid);
-    let differs =
-        |p: &&SavedProfile| found(p.uuid()).is_none_or(|n| !differing_keys(&n.profile, &p.profile).is_empty());
+    let differs = |p: &&SavedProfile| {
+        now.profile(p.uuid())
+            .is_none_or(|n| !differing_keys(&n.profile, &p.profile).is_empty())
+    };
     let changed: Vec<&SavedProfile> = before.profiles.iter().filter(kept).filter(differs).collect();
     let save = changed.iter().map(|p| Step::Save {
         iface: owner(p, seen),
         profile: p.profile.clone(),
-        path: found(p.uuid()).map(|n| n.path.clone()),
+        path: now.profile(p.uuid()).map(|n| n.path.clone()),
         memory_only: p.filename.is_empty(),
     });
     let mut waves: Vec<Vec<Step>> = vec![forget.collect(), save.collect()];
@@ -82,7 +88,7 @@ fn activations(seen: &Observation, then: &Observation, gone: impl Fn(&Id, &str) 
     let mut again: BTreeSet<Id> = BTreeSet::new();
     let mut activate: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
     for (depth, iface, uuid) in were_up(seen) {
-        if !seen.facts.profile(uuid).iter().any(kept) {
+        if !has(&seen.facts, uuid) {
             continue;
         }
         let kinds = seen.interface(&iface).zip(then.interface(&iface));

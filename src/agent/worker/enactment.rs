@@ -36,20 +36,9 @@ impl<H: Host> Worker<H> {
         // the slot is the controller's to write, the rest is ours
         Some(Status {
             slot: seen.slot.clone(),
-            conditions: self.conditions(&seen, ours),
+            conditions: conditions_of(&seen, ours),
             ..ours.clone()
         })
-    }
-
-    /// The controller writes one condition set: Aborted.
-    fn conditions(&self, seen: &Status, ours: &Status) -> Vec<Condition> {
-        let aborted =
-            condition::is_true(&seen.conditions, "Aborted") && seen.policy_generation == ours.policy_generation;
-        if aborted {
-            seen.conditions.clone()
-        } else {
-            ours.conditions.clone()
-        }
     }
 
     /// Writes a status until it is delivered: the result of a change must not be lost because the apiserver is away.
@@ -202,6 +191,12 @@ impl<H: Host> Worker<H> {
             _ => Ok(()),
         }
     }
+}
+
+/// Ours, but for the one set that the controller writes: Aborted.
+fn conditions_of(seen: &Status, ours: &Status) -> Vec<Condition> {
+    let aborted = condition::is_true(&seen.conditions, "Aborted") && seen.policy_generation == ours.policy_generation;
+    if aborted { &seen.conditions } else { &ours.conditions }.clone()
 }
 
 /// Its conditions when it is so.

@@ -26,6 +26,11 @@ fn static_ip(profile: &Profile) -> bool {
         .all(|section| matches!(method(section), "manual" | "disabled" | "link-local" | "ignore"))
 }
 
+/// Its device waits for a link, as it can wait for no server (NM_DEVICE_STATE_IP_CONFIG, 70).
+fn waits_for_link(id: &Id, uuid: &str, facts: &Facts) -> bool {
+    facts.device_of(id).is_some_and(|d| d.state == 70) && facts.profile(uuid).is_some_and(|p| static_ip(&p.profile))
+}
+
 /// A tap that no program holds open, not Open vSwitch either.
 fn nobodys_tap(link: &Link) -> bool {
     link.kind.as_deref() == Some("tun") && !link.carrier
@@ -34,13 +39,11 @@ fn nobodys_tap(link: &Link) -> bool {
 /// Interfaces with their profiles that have missed their bridge or their link, or that have lost it again.
 fn lost(before: &Facts, was: &Ovs, now: &Facts) -> Vec<(Id, String)> {
     let lost = |(name, row): (&String, &OvsInterface)| {
-        let uuid = row.ids.nm_uuid()?;
-        let saved = now.profile(uuid)?;
+        let uuid = row.ids.nm_uuid().filter(|uuid| now.profile(uuid).is_some())?;
         let id = Id::kernel(name);
         let there = now.ovs_interface(name).is_some();
-        let waits = now.device_of(&id).is_some_and(|d| d.state == 70) && static_ip(&saved.profile);
         let linkless = before.link(name).is_some() && now.link(name).is_none_or(nobodys_tap);
-        (!there || waits || linkless).then(|| (id, uuid.to_owned()))
+        (!there || linkless || waits_for_link(&id, uuid, now)).then(|| (id, uuid.to_owned()))
     };
     was.interfaces.iter().filter_map(lost).collect()
 }
@@ -141,8 +144,7 @@ impl LiveHost {
                 let Ok(seen) = self.observe().await else { return };
                 let hangs = |(id, uuid): &&(Id, String)| {
                     let tap = seen.facts.taps.iter().any(|d| d.interface == id.name);
-                    let saved = seen.facts.profile(uuid).is_some_and(|p| static_ip(&p.profile));
-                    tap && saved && seen.facts.device_of(id).is_some_and(|d| d.state == 70)
+                    tap && waits_for_link(id, uuid, &seen.facts)
                 };
                 let hanging: Vec<(Id, String)> = started.iter().filter(hangs).cloned().collect();
                 if hanging.is_empty() || begin.elapsed() >= HANGS {

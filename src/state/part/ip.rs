@@ -474,13 +474,13 @@ impl Ip {
         }
         if ipv6 {
             ip.addr_gen_mode = match link.addr_gen_mode {
-                Some(0) => Some("eui64".to_owned()),
+                Some(0) => Some(EUI64.to_owned()),
                 Some(2) => Some("stable-privacy".to_owned()),
                 _ => None,
             };
             // NetworkManager makes addresses itself and tells the kernel 'none'
             match profile.and_then(|p| p.int("ipv6", "addr-gen-mode")) {
-                Some(0) => ip.addr_gen_mode = Some("eui64".to_owned()),
+                Some(0) => ip.addr_gen_mode = Some(EUI64.to_owned()),
                 Some(1) => ip.addr_gen_mode = Some("stable-privacy".to_owned()),
                 _ => {}
             }
@@ -661,8 +661,8 @@ impl Ip {
                 profile.put(s, "addr-gen-mode", 0);
             }
             match self.token.as_deref() {
-                Some("" | "::") => profile.remove(s, "token"),
-                Some(token) => profile.put(s, "token", token),
+                Some(token) if is_token(token) => profile.put(s, "token", token),
+                Some(_) => profile.remove(s, "token"),
                 None => {}
             }
         }
