@@ -601,9 +601,16 @@ impl SavedProfile {
         self.profile.int("connection", "multi-connect").unwrap_or(0) > 1
     }
 
+    /// Written by a person or tool: one that NetworkManager generated, a volatile or an external one comes and goes by itself.
+    pub fn stays(&self) -> bool {
+        self.flags & 0xe == 0
+    }
+
     /// On disk and written by a person or tool, so it is there after a reboot.
     pub fn persistent(&self) -> bool {
-        !self.filename.is_empty() && !self.filename.starts_with("/run/") && self.flags & 0xe == 0
+        // /var/run is the same place for a NetworkManager that was built so
+        let volatile = ["/run/", "/var/run/"].iter().any(|at| self.filename.starts_with(at));
+        !self.filename.is_empty() && !volatile && self.stays()
     }
 }
 

@@ -9,9 +9,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
-use crate::host::Checkpoint;
 use crate::host::kept::{Before, Written};
 use crate::host::live::LiveHost;
+use crate::host::{Checkpoint, Host};
 use crate::nm::checkpoint;
 use crate::observation::Observation;
 use crate::step::Effect;
@@ -232,8 +232,12 @@ impl Journal {
         let done = match (this_boot, in_force) {
             (true, true) if entry.held => return Ok(None),
             (true, true) => "rolled back",
-            // all was proven, and what is kept is kept
-            (_, false) if entry.phase == Phase::Commit && !entry.held => {
+            // all was proven, and what is kept is kept, unless the power went while it was brought to disk
+            (_, false)
+                if entry.phase == Phase::Commit
+                    && !entry.held
+                    && (this_boot || entry.written.is_whole(&host.observe().await?.facts)) =>
+            {
                 self.clear();
                 return Ok(None);
             }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -390,10 +391,16 @@ fn an_agent_without_a_cluster_shows_puts_right_gives_way_and_undoes() {
     let _ = running.wait();
 }
 
-/// `netwright apply` of MOVED in the background, until the change is there.
-fn moving(node: &Node) -> std::process::Child {
+/// Names of links as `ip -br` prints them.
+fn names(text: &str) -> BTreeSet<String> {
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    text.lines().filter_map(first).collect()
+}
+
+/// `netwright apply` of a wish that moves mgmt0 to 10.98.0.2, in the background, until the change is there.
+fn moving(node: &Node, yaml: &str) -> std::process::Child {
     let wish = node.dir.0.join("wish.yaml");
-    std::fs::write(&wish, MOVED).expect("the wish is written");
+    std::fs::write(&wish, yaml).expect("the wish is written");
     let mut apply = node.command(NETWRIGHT, &["apply"]);
     let child = apply
         .arg(&wish)
@@ -416,7 +423,7 @@ fn the_next_apply_puts_right_what_a_killed_one_left() {
         return;
     }
     let node = Node::up(&[]);
-    let mut child = moving(&node);
+    let mut child = moving(&node, MOVED);
     child.kill().expect("it is still there");
     let _ = child.wait();
     let out = node.apply("interfaces: [{name: br0, type: linux-bridge, bridge: {port: []}}]", &[]);
@@ -432,7 +439,7 @@ fn a_checkpoint_that_networkmanager_lost_in_a_restart_is_made_good() {
         return;
     }
     let node = Node::up(&["--mgmt-profile"]);
-    let mut child = moving(&node);
+    let mut child = moving(&node, MOVED);
     node.bed_verb("restart-nm", &[]);
     assert!(!child.wait().expect("it ends").success());
     let addresses = node.ip(&["-br", "addr", "show", "mgmt0"]);
@@ -443,6 +450,96 @@ fn a_checkpoint_that_networkmanager_lost_in_a_restart_is_made_good() {
     assert!(node.ip(&["route"]).contains("default via 10.99.1.1"));
 }
 
+/// A node that cannot reach its cluster may have nobody on it who would put anything right.
+#[test]
+fn a_node_that_loses_power_before_a_change_is_proven_comes_up_as_it_was() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile"]);
+    let bridges = "interfaces:
+- {name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}
+- {name: br1, type: linux-bridge, mtu: 1400, bridge: {port: []}}\n";
+    let out = node.apply(bridges, &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    let (before, running) = (node.profiles(), node.ip(&["-br", "addr"]));
+    let wish = MOVED.to_owned()
+        + "- {name: br0, type: linux-bridge, state: absent}
+- {name: br1, type: linux-bridge, mtu: 1300, bridge: {port: []}}
+- {name: br2, type: linux-bridge, bridge: {port: [{name: eth1}, {name: eth2}]}}\n";
+    let mut apply = moving(&node, &wish);
+    let links = || node.ip(&["-br", "link"]);
+    let done = || !links().contains("br0") && links().contains("br2");
+    common::wait_for("the bridges change", Duration::from_secs(10), done, links);
+    assert_eq!(node.profiles(), before, "nothing is on disk yet");
+    apply.kill().expect("it waits for the gateway");
+    let _ = apply.wait();
+    assert!(done(), "{}", links());
+    node.bed_verb("power-cut", &[]);
+    let again = || node.ip(&["-br", "addr"]);
+    common::wait_for(
+        "all comes up",
+        Duration::from_secs(10),
+        || names(&again()).contains("br1"),
+        again,
+    );
+    assert!(
+        !again().contains("br2") && again().contains("10.99.1.2/24"),
+        "{}\n{running}",
+        again()
+    );
+    assert!(node.ip(&["link", "show", "br1"]).contains("mtu 1400"));
+    assert!(node.ip(&["link", "show", "eth1"]).contains("master br0"));
+
+    // the next one finds nothing to put right, and what is kept is on disk
+    let out = node.apply(&bridges.replace("1400", "1300"), &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(said(&out).contains("netwright ended during phase "), "{}", said(&out));
+    let kept = node.profiles();
+    assert!(kept.keys().eq(before.keys()) && kept != before);
+    let out = node.apply("interfaces: [{name: br1, type: linux-bridge, state: absent}]", &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert_eq!(node.profiles().len(), before.len() - 1);
+    let shadows = must(&mut node.command("ls", &["/run/NetworkManager/system-connections"]));
+    assert!(!shadows.contains("br"), "{shadows}");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_named_and_the_node_is_as_it_was() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile"]);
+    let bridges = "interfaces:
+- {name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}
+- {name: br1, type: linux-bridge, mtu: 1400, bridge: {port: []}}\n";
+    let out = node.apply(bridges, &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    let running = || node.ip(&["-br", "addr"]);
+    let (before, profiles) = (running(), node.profiles());
+    must(&mut node.command("mount", &["-o", "remount,bind,ro", "/etc/NetworkManager"]));
+    let wish = "interfaces:
+- {name: br0, type: linux-bridge, state: absent}
+- {name: br1, type: linux-bridge, mtu: 1300, bridge: {port: [{name: eth1}]}}\n";
+    let out = node.apply(wish, &[]);
+    assert!(!out.status.success());
+    assert!(said(&out).contains("writing the profile of "), "{}", said(&out));
+    assert!(
+        said(&out).contains("Read-only file system; nothing was kept"),
+        "{}",
+        said(&out)
+    );
+    assert_eq!(names(&running()), names(&before));
+    assert!(node.ip(&["link", "show", "br1"]).contains("mtu 1400"));
+    assert!(node.ip(&["link", "show", "eth1"]).contains("master br0"));
+    assert_eq!(node.profiles(), profiles);
+
+    must(&mut node.command("mount", &["-o", "remount,bind,rw", "/etc/NetworkManager"]));
+    let out = node.apply(wish, &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(node.profiles().len() < profiles.len());
+}
+
 /// Both are killed, by a lack of memory, say; what others do before the next start stays.
 #[test]
 fn what_died_together_with_networkmanager_is_made_good_by_the_next_start() {
@@ -450,7 +547,7 @@ fn what_died_together_with_networkmanager_is_made_good_by_the_next_start() {
         return;
     }
     let node = Node::up(&["--mgmt-profile"]);
-    let mut child = moving(&node);
+    let mut child = moving(&node, MOVED);
     child.kill().expect("it is still there");
     let _ = child.wait();
     let journal = node.dir.0.join("state/journal.json");
@@ -557,7 +654,7 @@ fn a_killed_apply_leaves_the_node_as_it_was_after_the_next_start() {
         return;
     }
     let node = Node::up(&[]);
-    let mut child = moving(&node);
+    let mut child = moving(&node, MOVED);
     child.kill().expect("it is still there");
     let _ = child.wait();
     let mut agent = agent(&node);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::provisional::stands_in;
 use crate::error::Invalid;
 use crate::facts::{Active, Device, Facts, Ovs, SavedProfile};
 use crate::observation::Observation;
@@ -82,14 +83,24 @@ impl Written {
 
     /// Still as the transaction saved it. NetworkManager adds keys of its own; what it was given it keeps.
     fn is_ours(&self, now: &SavedProfile) -> bool {
-        let Some(Some(saved)) = self.profiles.get(now.uuid()) else {
-            return false;
+        let saved = match self.profiles.get(now.uuid()) {
+            None => return false,
+            Some(None) => return stands_in(now),
+            Some(Some(saved)) => saved,
         };
         let given = |key: &String| {
             let (setting, key) = key.split_once('.').unwrap_or((key, ""));
             saved.settings.get(setting).is_some_and(|s| s.contains_key(key))
         };
         !differing_keys(saved, &now.profile).iter().any(given)
+    }
+
+    /// All that was saved is there as it was saved, and what was deleted is gone.
+    pub fn is_whole(&self, now: &Facts) -> bool {
+        self.profiles.iter().all(|(uuid, saved)| match now.profile(uuid) {
+            Some(there) => saved.is_some() && self.is_ours(there),
+            None => saved.is_none(),
+        })
     }
 
     /// The node before the change, but for what others have done since: that is taken for what was.
@@ -151,6 +162,19 @@ mod tests {
             devices: active.iter().map(device).collect(),
             ..Facts::default()
         }
+    }
+
+    #[test]
+    fn a_commit_is_whole_when_all_of_it_is_on_disk() {
+        let written = Written {
+            profiles: BTreeMap::from([("a".to_owned(), Some(saved("a", 1400).profile)), ("b".to_owned(), None)]),
+            ..Written::default()
+        };
+        let whole = |profiles: &[(&str, u32)]| written.is_whole(&node(profiles, &[]));
+        assert!(whole(&[("a", 1400), ("c", 1500)]));
+        assert!(!whole(&[("a", 1500)]), "as it was before");
+        assert!(!whole(&[("a", 1400), ("b", 1500)]), "not deleted");
+        assert!(!whole(&[]));
     }
 
     #[test]

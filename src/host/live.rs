@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::kept::Written;
+use super::provisional::{Provisional, stand_in};
 use super::{Checkpoint, Host, restore};
-use crate::error::HostError;
+use crate::error::{HostError, chain};
 use crate::facts::{Device, Facts};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
@@ -42,6 +43,8 @@ struct Known {
     profiles: HashMap<String, String>,
     /// What is active: the D-Bus path of the active connection.
     active: HashMap<Id, String>,
+    /// The same by `connection.uuid`.
+    running: HashMap<String, String>,
 }
 
 /// What puts back what the checkpoint in force does not cover, in the order in which it was done.
@@ -52,6 +55,8 @@ struct Undo {
     checkpoint: Option<String>,
     effects: Vec<Effect>,
     written: Written,
+    /// What the commit has to bring to disk; None where a change goes there at once.
+    provisional: Option<Provisional>,
 }
 
 /// The node.
@@ -176,15 +181,17 @@ impl LiveHost {
                 path,
                 memory_only,
             } => {
-                let path = self
-                    .nm
-                    .save(&iface.name, profile, path.as_deref(), *memory_only)
-                    .await?;
+                let later = !memory_only && self.undo().provisional.is_some();
+                let (nm, label) = (&self.nm, &iface.name);
+                let path = nm.save(label, profile, path.as_deref(), *memory_only || later).await?;
                 let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
+                if let Some(provisional) = self.undo().provisional.as_mut().filter(|_| later) {
+                    provisional.save(&uuid, label, &path);
+                }
                 self.known().profiles.insert(uuid, path);
                 Ok(())
             }
-            Step::Forget { iface, path, .. } => self.nm.forget(&iface.name, path).await,
+            Step::Forget { iface, uuid, path } => self.forget(&iface.name, uuid, path).await,
             Step::Activate { iface, uuid, .. } => self.activate(iface, uuid).await,
             Step::Reapply { iface, uuid } => match device(iface) {
                 Some(at) if self.nm.reapply(&at).await? => Ok(()),
@@ -205,6 +212,47 @@ impl LiveHost {
                 self.bring_about(effect).await
             }
         }
+    }
+
+    /// Deletes a profile, or sets it aside until the change is kept, and takes down what runs on it, as deleting does.
+    async fn forget(&self, label: &str, uuid: &str, path: &str) -> Result<(), HostError> {
+        let instead = {
+            let mut undo = self.undo();
+            let instead = undo.before.facts.profile(uuid).and_then(stand_in);
+            match (undo.provisional.as_mut(), instead) {
+                (Some(provisional), Some(instead)) => {
+                    provisional.forget(uuid, label, path);
+                    Some(instead)
+                }
+                (Some(provisional), None) => {
+                    provisional.is_gone(uuid);
+                    None
+                }
+                (None, _) => None,
+            }
+        };
+        let Some(instead) = instead else {
+            return self.nm.forget(label, path).await;
+        };
+        self.nm.save(label, &instead, Some(path), true).await?;
+        let running = self.known().running.get(uuid).cloned();
+        match running {
+            Some(active) => self.nm.deactivate(label, &active).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Brings to disk what was done in memory so far.
+    async fn persist(&self) -> Result<(), HostError> {
+        let Some(provisional) = self.undo().provisional.clone() else {
+            return Ok(());
+        };
+        let keep = provisional.saved().map(|at| self.nm.keep(&at.label, &at.path));
+        let kept = join_all(keep).await;
+        kept.into_iter().collect::<Result<(), HostError>>()?;
+        let forget = provisional.forgotten().map(|at| self.nm.forget(&at.label, &at.path));
+        let forgotten = join_all(forget).await;
+        forgotten.into_iter().collect()
     }
 
     /// Carries out what NetworkManager's profiles cannot hold.
@@ -344,9 +392,11 @@ impl LiveHost {
     /// Rolls back to a checkpoint, and puts back what that leaves; without one, everything. Its timer ran out while we waited for a dead bus,
     /// then, or NetworkManager was restarted and has forgotten it. Says which interfaces did not come back.
     async fn take_back(&self, at: Option<&Checkpoint>) -> Result<Vec<String>, HostError> {
+        // what is put back goes to disk, and what there is is to be seen
+        self.undo().provisional = None;
         let restored = match at {
             Some(at) => checkpoint::rollback(&self.nm, &at.path).await,
-            None => Ok(()),
+            None => Ok(vec![]),
         };
         // kept until all is done: the transaction tries a rollback that failed again
         let (before, effects) = {
@@ -362,11 +412,23 @@ impl LiveHost {
         // what is still on its way shows neither what it was nor what it will be
         self.rest().await;
         // where any step was needed, it was for those that NetworkManager could not restore
-        match self.mend(&before, at.is_none()).await? {
-            0 => restored?,
-            _ => self.rest().await,
+        let mended = self.mend(&before, at.is_none()).await? > 0;
+        if mended {
+            self.rest().await;
         }
-        let lost = restore::lost(&before.facts, &self.observe().await?.facts);
+        let now = self.observe().await?.facts;
+        self.write_down(&before.facts, &now).await;
+        let lost = restore::lost(&before.facts, &now);
+        let known = !before.facts.links.is_empty();
+        match restored {
+            Err(e) if !mended => return Err(e),
+            // a device that was gone may have come back by its profile, which was restored
+            Ok(stuck) if !stuck.is_empty() && !mended && !(known && lost.is_empty()) => {
+                let stuck = stuck.join(", ");
+                return Err(HostError::Other(format!("NetworkManager could not restore {stuck}")));
+            }
+            _ => {}
+        }
         *self.undo() = Undo::default();
         Ok(lost)
     }
@@ -378,12 +440,28 @@ impl LiveHost {
         if before.facts.links.is_empty() {
             return Ok(0);
         }
-        let mut steps = 0;
-        for wave in restore::waves(before, &self.observe().await?, lost) {
-            self.perform(&wave).await?;
-            steps += wave.len();
+        let waves = restore::waves(before, &self.observe().await?, lost);
+        // the network first: the disk may be what failed
+        self.undo().provisional = Some(Provisional::default());
+        let mut done = Ok(());
+        for wave in &waves {
+            done = self.perform(wave).await;
+            if done.is_err() {
+                break;
+            }
         }
-        Ok(steps)
+        self.undo().provisional = None;
+        done.map(|()| waves.concat().len())
+    }
+
+    /// Brings to disk what was there before, as far as it takes it: that may be what failed, and then still has what was.
+    async fn write_down(&self, before: &Facts, now: &Facts) {
+        for saved in restore::in_memory(before, now) {
+            let label = saved.interface().unwrap_or_default();
+            if let Err(e) = self.nm.keep(label, &saved.path).await {
+                warn!("{}", chain(&e));
+            }
+        }
     }
 
     /// The checkpoints in force. NetworkManager may be away for a restart: without it nothing can be undone, so it is waited for.
@@ -440,6 +518,9 @@ impl Host for LiveHost {
         super::files::fill(&mut facts);
         facts.nm_capabilities = said.nm_capabilities;
         facts.ovs = ovs;
+        if let Some(provisional) = &self.undo().provisional {
+            provisional.foretell(&mut facts);
+        }
         {
             let mut known = self.known();
             known.devices = facts.devices.iter().map(|d| (d.id(), d.path.clone())).collect();
@@ -450,6 +531,9 @@ impl Host for LiveHost {
                 .filter_map(|d| Some((d.id(), d.active.as_ref()?.path.clone())))
                 .chain(facts.vpns.iter().filter_map(vpn))
                 .collect();
+            let devices = facts.devices.iter().filter_map(|d| d.active.as_ref());
+            let running = devices.chain(&facts.vpns).map(|a| (a.uuid.clone(), a.path.clone()));
+            known.running = running.collect();
             known
                 .profiles
                 .extend(facts.profiles.iter().map(|p| (p.uuid().to_owned(), p.path.clone())));
@@ -478,7 +562,11 @@ impl Host for LiveHost {
                 return Err(e);
             }
         };
-        self.undo().checkpoint = Some(path.clone());
+        {
+            let mut undo = self.undo();
+            undo.checkpoint = Some(path.clone());
+            undo.provisional = Some(Provisional::default());
+        }
         self.note(Phase::Execute, Some(&path))?;
         Ok(Checkpoint { path })
     }
@@ -494,6 +582,7 @@ impl Host for LiveHost {
     }
 
     async fn hold(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
+        self.persist().await?;
         // tells the next start that this checkpoint is no leftover of a crash
         if let Some(journal) = &self.journal {
             journal.write(&self.entry(Phase::Commit, Some(&at.path)).held())?;
@@ -504,6 +593,7 @@ impl Host for LiveHost {
 
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
         self.note(Phase::Commit, Some(&at.path))?;
+        self.persist().await?;
         checkpoint::destroy(&self.nm, &at.path).await?;
         *self.undo() = Undo::default();
         if let Some(journal) = &self.journal {

@@ -11,6 +11,7 @@ pub mod fake;
 mod files;
 pub mod kept;
 pub mod live;
+mod provisional;
 pub mod restore;
 
 /// A checkpoint that is under our control.

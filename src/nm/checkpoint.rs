@@ -66,8 +66,8 @@ pub async fn destroy(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
         .map_err(failed("committing the checkpoint"))
 }
 
-/// Restores; an error names the devices that could not be.
-pub async fn rollback(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
+/// Restores. Gives the D-Bus paths of devices that NetworkManager could not restore.
+pub async fn rollback(nm: &NetworkManager, at: &str) -> Result<Vec<String>, HostError> {
     let devices = call(
         "CheckpointRollback",
         nm.manager().await?.checkpoint_rollback(&path(at)?),
@@ -75,16 +75,6 @@ pub async fn rollback(nm: &NetworkManager, at: &str) -> Result<(), HostError> {
     .await
     .map_err(failed("rolling back the checkpoint"))?;
     // NM_ROLLBACK_RESULT_*: 0 ok, 1 no device, 2 unmanaged, 3 failed. A device that is gone cannot be restored and need not be.
-    let stuck: Vec<&str> = devices
-        .iter()
-        .filter(|(_, result)| **result == 3)
-        .map(|(path, _)| path.as_str())
-        .collect();
-    match stuck.is_empty() {
-        true => Ok(()),
-        false => Err(HostError::Other(format!(
-            "NetworkManager could not restore {}",
-            stuck.join(", ")
-        ))),
-    }
+    let stuck = devices.into_iter().filter(|(_, result)| *result == 3);
+    Ok(stuck.map(|(path, _)| path.to_string()).collect())
 }

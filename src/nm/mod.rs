@@ -303,6 +303,17 @@ impl NetworkManager {
         }
     }
 
+    /// Writes the profile at `at` to disk as it is in memory, and applies nothing of it.
+    pub async fn keep(&self, label: &str, at: &str) -> Result<(), HostError> {
+        // NM_SETTINGS_UPDATE2_FLAG_*: TO_DISK 1, BLOCK_AUTOCONNECT 32, NO_REAPPLY 64; no settings are those that it has
+        let _turn = self.turn().await;
+        let connection = self.connection(at).await?;
+        let update = connection.update2(HashMap::new(), 1 | 32 | 64, HashMap::new());
+        let done = call("Update2", update).await;
+        done.map(|_| ())
+            .map_err(failed(format!("writing the profile of {label} to disk")))
+    }
+
     /// GetSettings leaves secrets out: asks for those of the settings that may have some. What cannot be had stays out.
     async fn with_secrets(&self, at: &str, mut profile: Profile) -> Profile {
         let has: Vec<&str> = SECRETS

@@ -23,6 +23,8 @@
 #   node.sh silence DIR CIDR           the far side drops all packets from CIDR from now on, silently
 #   node.sh unsilence DIR CIDR
 #   node.sh restart-nm DIR             ends this node's NetworkManager and starts it again
+#   node.sh power-cut DIR              the same, and what was in memory only is gone: /run/NetworkManager, software
+#                                      links, addresses
 #   node.sh stop-ovs DIR               ends this node's ovsdb-server
 #   node.sh down DIR                   ends all its processes, deletes its namespaces; keeps DIR's logs
 #
@@ -248,6 +250,16 @@ silence() {
   ip -n "$FAR_NETNS" rule add from "$1" blackhole pref 10
 }
 
+lose_memory() {
+  local link
+  in_node sh -c 'rm -rf /run/NetworkManager/*'
+  for link in $(in_node ip -br link show type bridge | cut -d' ' -f1); do in_node ip link delete "$link"; done
+  for link in $(in_node ip -br link show type veth | cut -d@ -f1); do
+    in_node ip addr flush dev "$link"
+    in_node ip link set "$link" down
+  done
+}
+
 down() {
   dir=$(realpath -m "$1")
   [ -r "$dir/env" ] || return 0
@@ -274,14 +286,15 @@ case $verb in
     ;;
   silence) load "$1"; silence "$2" ;;
   unsilence) load "$1"; ip -n "$FAR_NETNS" rule del from "$2" blackhole pref 10 ;;
-  restart-nm)
+  restart-nm | power-cut)
     load "$1"
     IFS=, read -r -a links <<<"$LINKS"
     mgmt=$MGMT links=()
-    kill "$NM_PID" 2>/dev/null || true
+    if [ "$verb" = power-cut ]; then kill -KILL "$NM_PID"; else kill "$NM_PID" 2>/dev/null || true; fi
     wait_for 5 "NetworkManager to end" not_alive "$NM_PID" || kill -KILL "$NM_PID"
     # the bus may notice later than the kernel; a NetworkManager that finds its name taken ends at once
     wait_for 5 "the bus to give up NetworkManager's name" name_is_free
+    if [ "$verb" = power-cut ]; then lose_memory; fi
     start_nm
     write_env
     wait_for 15 "NetworkManager to settle" settled

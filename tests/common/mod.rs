@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -151,6 +152,18 @@ impl Node {
     pub fn audit(&self) -> usize {
         let log = std::fs::read_to_string(self.bed().join("NetworkManager.log")).unwrap_or_default();
         log.lines().filter(|l| l.contains("audit: op=")).count()
+    }
+
+    /// NetworkManager's profiles on disk: text by file name.
+    pub fn profiles(&self) -> BTreeMap<String, String> {
+        let folder = format!("{}/etc/system-connections", self.env("NM_DIR"));
+        let files = std::fs::read_dir(folder)
+            .expect("it is there")
+            .map(|f| f.expect("it is read"));
+        let text = |f: &std::fs::DirEntry| std::fs::read_to_string(f.path()).expect("it is text");
+        files
+            .map(|f| (f.file_name().to_string_lossy().into_owned(), text(&f)))
+            .collect()
     }
 
     /// A variable of the bed.

@@ -13,7 +13,7 @@ A file of the catalogue is a list of cases of one interface type or subject. Wha
   gone: [CHECK…]
   cleanup: SHELL       in any case
   rollback: [create, change, absent]    these documents are first applied together with one that cuts the node off its gateway:
-                       the probe must fail and everything must be as before
+                       until the probe fails nothing of it may be on disk, and then everything must be as before
   persist: true        `create` is applied once more at the end, beside that of the other cases, and `check` must hold after the reboot
 
 A check is `show: STATE`, a part of what `netwright show` prints, or `run: SHELL` with `is` (all of stdout), `has`, `lacks`
@@ -106,10 +106,26 @@ def show():
     return json.loads(done.stdout)
 
 
-def apply(document, *options):
+def written(document):
     path = Path("/run/document.yaml")
     path.write_text(document if isinstance(document, str) else json.dumps(document))
-    return netwright("apply", *options, str(path))
+    return str(path)
+
+
+def apply(document, *options):
+    return netwright("apply", *options, written(document))
+
+
+def watched(document, *options):
+    """Like `apply`, with the profiles on disk whenever the node has become what was asked for and has still to prove itself."""
+    said, disk = "", []
+    command = ["timeout", "300", "netwright", "apply", *options, written(document)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL) as running:
+        for line in running.stdout:
+            said += line
+            if 'phase="verify"' in line:
+                disk.append(on_disk(profiles()))
+    return running.returncode, said, disk
 
 
 class Journal:
@@ -256,6 +272,10 @@ def profiles():
     return found
 
 
+def on_disk(all_profiles):
+    return {path: profile for path, profile in all_profiles.items() if path.startswith(str(PROFILES[0]))}
+
+
 def ovs():
     """What `ovs-vsctl show` says, with what each line stands under; it has no order of its own."""
     above, found = [], []
@@ -375,9 +395,11 @@ class Case:
         """Together with the loss of the gateway it must not stay."""
         before = node()
         both = {**document, "interfaces": [*document.get("interfaces", []), CUT]}
-        code, said = apply(both, "--probe-timeout", "2")
+        code, said, disk = watched(both, "--probe-timeout", "2")
         if not code or "probe gateway failed" not in said or "rolled back" not in said:
             raise Failed(f"{phase} and the gateway gone\n{said}exit code {code}")
+        if not disk or any(then != on_disk(before["profiles"]) for then in disk):
+            raise Failed(f"{phase} was on disk before it was proven\n{said}{yaml.dump(disk)}")
         same_as(before, f"after {phase} was rolled back the node")
         self.checks += 1
 
