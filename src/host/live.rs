@@ -252,7 +252,9 @@ impl LiveHost {
         kept.into_iter().collect::<Result<(), HostError>>()?;
         let forget = provisional.forgotten().map(|at| self.nm.forget(&at.label, &at.path));
         let forgotten = join_all(forget).await;
-        forgotten.into_iter().collect()
+        forgotten.into_iter().collect::<Result<(), HostError>>()?;
+        self.undo().provisional = None;
+        Ok(())
     }
 
     /// Carries out what NetworkManager's profiles cannot hold.
@@ -419,11 +421,11 @@ impl LiveHost {
         let now = self.observe().await?.facts;
         self.write_down(&before.facts, &now).await;
         let lost = restore::lost(&before.facts, &now);
-        let known = !before.facts.links.is_empty();
+        // a device that was gone may have come back by its profile, which was restored
+        let back = !before.facts.links.is_empty() && lost.is_empty();
         match restored {
             Err(e) if !mended => return Err(e),
-            // a device that was gone may have come back by its profile, which was restored
-            Ok(stuck) if !stuck.is_empty() && !mended && !(known && lost.is_empty()) => {
+            Ok(stuck) if !(stuck.is_empty() || mended || back) => {
                 let stuck = stuck.join(", ");
                 return Err(HostError::Other(format!("NetworkManager could not restore {stuck}")));
             }

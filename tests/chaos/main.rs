@@ -242,7 +242,8 @@ struct Chaos {
 
 impl Chaos {
     fn new(seed: u64) -> Self {
-        let cluster = Cluster::up("2");
+        // what holds the node's address is there again after a power cut
+        let cluster = Cluster::with(&["--nodes", "2", "--node-option", "--mgmt-profile"]);
         let dir = cluster.dir.0.join("c");
         let proxy = Proxy::start(&dir, inside);
         let history = Arc::new(Mutex::default());
@@ -373,6 +374,18 @@ impl Chaos {
         }
         self.pause(0, 2000);
         self.role(&first).again();
+        self.gets_well();
+    }
+
+    /// Whatever was under way, the node comes up with what is on its disk.
+    fn power_goes(&mut self) {
+        let node = NODES[self.rng.below(NODES.len() as u64) as usize];
+        self.edit();
+        self.pause(0, 1500);
+        self.say(&format!("{node} loses power"));
+        self.role(node).kill();
+        common::must(&mut self.cluster.node_verb(node, "power-cut"));
+        self.role(node).again();
         self.gets_well();
     }
 
@@ -508,6 +521,9 @@ fn whatever_dies_the_policy_ends_up_on_both_nodes_and_one_at_a_time() {
     for round in 0..rounds.unwrap_or(6) {
         println!("round {round}");
         chaos.kill_somebody();
+        if round % 2 == 0 {
+            chaos.power_goes();
+        }
     }
     let changes = chaos.history.lock().expect("nobody panicked").changes;
     println!("{changes} changes of enactments, never two at work");

@@ -200,9 +200,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn up(nodes: &str) -> Self {
+        Cluster::with(&["--nodes", nodes])
+    }
+
+    /// With options of `cluster.sh up`.
+    pub fn with(options: &[&str]) -> Self {
         let dir = Dir::new("cluster");
         let cluster = Cluster { dir };
-        must(cluster.verb("up").args(["--nodes", nodes]));
+        must(cluster.verb("up").args(options));
         cluster
     }
 

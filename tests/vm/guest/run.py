@@ -1,4 +1,5 @@
-"""Runs the catalogue inside the machine: every case of /payload/catalogue, then a reboot, then what was to survive it.
+"""Runs the catalogue inside the machine: every case of /payload/catalogue, then power is lost in the middle of a change, then what was to
+survive that.
 
 A file of the catalogue is a list of cases of one interface type or subject. What a case may say, in the order of its life:
 
@@ -21,7 +22,7 @@ A check is `show: STATE`, a part of what `netwright show` prints, or `run: SHELL
 it become true.
 
 The first entry of a file may be `without: {create|change|rollback|absent|persist: REASON}`: what none of its cases has. Anything else a
-file leaves out makes it fail. Boot 1 ends with exit code 100, which asks for the reboot.
+file leaves out makes it fail. Boot 1 says `end 100` before it loses power, which asks for boot 2.
 """
 
 import configparser
@@ -32,6 +33,7 @@ import re
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -116,16 +118,42 @@ def apply(document, *options):
     return netwright("apply", *options, written(document))
 
 
-def watched(document, *options):
-    """Like `apply`, with the profiles on disk whenever the node has become what was asked for and has still to prove itself."""
-    said, disk = "", []
+def applying(document, *options):
+    """`apply` in the background. It logs to its output, not to the journal."""
     command = ["timeout", "300", "netwright", "apply", *options, written(document)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL) as running:
+    env = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, env=env)
+
+
+def changed(line):
+    """The node has become what was asked for, and has still to prove itself."""
+    return 'phase="verify"' in line
+
+
+def watched(document, *options):
+    """Like `apply`, with the profiles on disk whenever `changed`."""
+    said, disk = "", []
+    with applying(document, *options) as running:
         for line in running.stdout:
             said += line
-            if 'phase="verify"' in line:
+            if changed(line):
                 disk.append(on_disk(profiles()))
     return running.returncode, said, disk
+
+
+def lose_power():
+    """While a change that takes the node off its gateway has still to prove itself."""
+    bridge = {"name": "unproven", "type": "linux-bridge", "state": "up", "bridge": {"port": []}}
+    running = applying({"interfaces": [CUT, bridge]})
+    said = ""
+    for line in running.stdout:
+        said += line
+        if changed(line):
+            print("end 100", flush=True)
+            termios.tcdrain(sys.stdout)
+            Path("/proc/sysrq-trigger").write_text("o")
+            time.sleep(60)
+    raise Failed(f"power was not lost\n{said}")
 
 
 class Journal:
@@ -240,7 +268,7 @@ def links():
             "parent": link.get("link"),
             "altnames": link.get("altnames", []),
             "kind": info.get("info_kind"),
-            "data": {k: v for k, v in info.get("info_data", {}).items() if not re.search("timer|bridge_id|root_id|root_|tcn|topology|seq_nr", k)},
+            "data": {k: v for k, v in info.get("info_data", {}).items() if not re.search("timer|bridge_id|root_id|root_|tcn|topology|seq_nr|n_learned", k)},
             "addresses": sorted(f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if "local" in a),
         }
     return rows
@@ -428,6 +456,19 @@ class Case:
             time.sleep(1)
         self.checks = 1 + hold(self.words.get("check", []))
 
+    def came_up(self, disk):
+        """After the power was lost: as if nothing had been begun, and the next one tells of it."""
+        if (now := on_disk(profiles())) != disk:
+            raise Failed(f"on disk was\n{yaml.dump(disk)}and is\n{yaml.dump(now)}")
+        self.checks = 1 + hold([
+            {"run": "ip -br address show nic0", "has": "10.0.2.15/24", "lacks": "10.98.0.2", "within": 30},
+            {"run": "ip -br link", "lacks": "unproven"},
+        ])
+        code, said = apply({"interfaces": []})
+        if code or "netwright ended during phase" not in said:
+            raise Failed(f"{said}exit code {code}")
+        self.checks += hold([{"run": "ip -br address show nic0", "has": "10.0.2.15/24"}])
+
     def clean(self):
         sh(self.words.get("cleanup", ""), ok=False)
 
@@ -491,12 +532,15 @@ class Suite:
                 # the others' stay
                 attempt(case.clean)
         if self.left:
-            MEMORY.write_text(json.dumps({"passed": self.passed, "failed": self.failed, "left": self.left}))
+            so_far = {"passed": self.passed, "failed": self.failed, "left": self.left}
+            MEMORY.write_text(json.dumps({"suite": so_far, "disk": on_disk(profiles())}))
             os.sync()
-            sys.exit(100)
+            lose_power()
         self.end()
 
-    def second_boot(self, cases):
+    def second_boot(self, cases, disk):
+        after = Case("power", {"case": "lost-in-mid-change"})
+        self.run(after.name, after, lambda: after.came_up(disk), lambda: None)
         for case in cases:
             if case.name in self.left:
                 self.run(f"{case.name} after reboot", case, case.survived, lambda: None)
@@ -560,8 +604,9 @@ def main():
     shutil.copy(PAYLOAD / "netwright", "/usr/local/bin/netwright")
     world()
     if MEMORY.exists():
-        suite = Suite(**json.loads(MEMORY.read_text()))
-        suite.second_boot(load(suite))
+        memory = json.loads(MEMORY.read_text())
+        suite = Suite(**memory["suite"])
+        suite.second_boot(load(suite), memory["disk"])
     else:
         uptime = Path("/proc/uptime").read_text().split()[0]
         print(f"booted in {uptime} s: Linux {os.uname().release}, {sh('nmcli -v').split()[-1]}, {sh('ovs-vsctl -V').split()[3]}")
