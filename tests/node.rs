@@ -62,6 +62,29 @@ fn a_bridge_comes_stays_changes_and_goes() {
     assert!(!links.contains("br0") && links.contains("eth1"), "{links}");
 }
 
+/// NetworkManager takes a veth's link away with its controller while it is asked to bring it up again.
+#[test]
+fn what_software_made_outlives_its_bridge() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let bridge = "interfaces:
+- {name: br0, type: linux-bridge, bridge: {port: [{name: ve1}, {name: ve2}]}}
+- {name: ve1, type: veth, veth: {peer: ve1p}}
+- {name: ve2, type: veth, veth: {peer: ve2p}}\n";
+    for _ in 0..4 {
+        for wish in [bridge, "interfaces: [{name: br0, type: linux-bridge, state: absent}]"] {
+            let out = node.apply(wish, &["--no-probes"]);
+            assert!(out.status.success(), "{wish}\n{}", said(&out));
+        }
+        for veth in ["ve1", "ve2"] {
+            let link = node.ip(&["link", "show", veth]);
+            assert!(link.contains(",UP") && !link.contains("master"), "{link}");
+        }
+    }
+}
+
 #[test]
 fn routes_rules_and_dns_reach_the_kernel_and_leave_it() {
     if !may_run() {

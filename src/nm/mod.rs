@@ -348,14 +348,18 @@ impl NetworkManager {
     pub async fn activate(&self, label: &str, connection: &str, device: Option<&str>) -> Result<(), HostError> {
         let _turn = self.turn().await;
         let (connection, root) = (path(connection)?, path("/")?);
-        let device = device.map(path).transpose()?.unwrap_or_else(|| root.clone());
+        let mut device = device.map(path).transpose()?.unwrap_or_else(|| root.clone());
         let manager = self.manager().await?;
         let mut events = self.subscribe();
         let begin = tokio::time::Instant::now();
         loop {
             let activate = manager.activate_connection(&connection, &device, &root);
             match call("ActivateConnection", activate).await {
-                Err(e) if before_udev(&e) && begin.elapsed() < UDEV => {
+                Err(e) if (before_udev(&e) || lost_device(&e)) && begin.elapsed() < UDEV => {
+                    if lost_device(&e) {
+                        // NetworkManager finds or makes the one that the profile is for
+                        device = root.clone();
+                    }
                     let _ = tokio::time::timeout(Duration::from_millis(200), events.changed()).await;
                 }
                 done => {
@@ -478,6 +482,12 @@ fn set_taps_apart(devices: &mut Vec<Device>) -> Vec<Device> {
 /// A link that has just come up by itself, such as a veth's other end, is nobody's until udev has looked at it.
 fn before_udev(e: &zbus::Error) -> bool {
     error_name(e).is_some_and(|n| n.ends_with(".UnknownConnection")) && e.to_string().contains("unmanaged")
+}
+
+/// The device went while NetworkManager was asked: the link of a port may go down with its controller, to be made anew.
+fn lost_device(e: &zbus::Error) -> bool {
+    let cancelled = |n: &str| n.ends_with(".PermissionDenied") && e.to_string().contains("cancelled");
+    error_name(e).is_some_and(|n| n.ends_with(".UnknownDevice") || cancelled(&n))
 }
 
 /// What we wanted away is away.
