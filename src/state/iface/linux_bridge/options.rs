@@ -242,12 +242,7 @@ impl Options {
                 ));
             }
         }
-        match self.group_addr.as_deref() {
-            Some(text) if scalar::mac(text).is_none() => {
-                Err(Invalid::new("group-addr", format!("'{text}' is not a MAC address")))
-            }
-            _ => Ok(()),
-        }
+        self.group_addr.as_deref().map_or(Ok(()), group_addr)
     }
 
     /// Writes setting `bridge`.
@@ -350,4 +345,15 @@ pub fn to_link(profile: &Profile) -> Vec<InfoBridge> {
         InfoBridge::MulticastQueryResponseInterval(long("multicast-query-response-interval", 1000)),
         InfoBridge::MulticastStartupQueryInterval(long("multicast-startup-query-interval", 3125)),
     ]
+}
+
+/// Link-local, and none of those that pause frames, slow protocols and 802.1X have (net/bridge/br_netlink.c of the kernel).
+fn group_addr(text: &str) -> Result<(), Invalid> {
+    let bytes = scalar::mac(text).and_then(|mac| scalar::mac_bytes(&mac));
+    let why = match bytes.as_deref() {
+        None => "is not a MAC address",
+        Some([0x01, 0x80, 0xc2, 0, 0, 0 | 4..=15]) => return Ok(()),
+        Some(_) => "is none of 01:80:C2:00:00:00 and 01:80:C2:00:00:04 to 01:80:C2:00:00:0F",
+    };
+    Err(Invalid::new("group-addr", format!("'{text}' {why}")))
 }
