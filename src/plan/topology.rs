@@ -9,7 +9,8 @@ use crate::facts::SavedProfile;
 use crate::observation::Observation;
 use crate::scalar::{self, Id, Space};
 use crate::state::NetworkState;
-use crate::state::iface::{Companion, Interface, State};
+
+use crate::state::iface::{AnyKind, Companion, Interface, State};
 use crate::state::part::ip::Ip;
 
 use super::Options;
@@ -88,7 +89,7 @@ pub fn spread(resolved: &Resolved, seen: &Observation, options: Options) -> Resu
     pair_veths(&mut graph, wishes, seen)?;
     orphans(&mut graph, seen);
     strip_ip(&mut graph, wishes, seen)?;
-    no_ip_on_ports(&mut graph, seen)?;
+    no_ip_on_ports(&graph, seen)?;
     parents_exist(&graph, seen)?;
     depth_check(&graph, seen)?;
     down_with_their_controller(&mut graph, seen);
@@ -613,24 +614,15 @@ fn share_mac(graph: &mut Graph, above: &Interface, links: &[Id], seen: &Observat
     Ok(())
 }
 
-fn no_ip_on_ports(graph: &mut Graph, seen: &Observation) -> Result<(), Invalid> {
-    let carries: BTreeMap<Id, bool> = graph
-        .iter()
-        .map(|(id, t)| (id.clone(), t.wish.kind.ports_carry_ip()))
-        .collect();
-    let ids: Vec<Id> = graph.keys().cloned().collect();
-    for id in ids {
-        let Some(controller) = controller_after(&id, graph, seen) else {
+fn no_ip_on_ports(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
+    for (id, touched) in graph {
+        let Some(controller) = controller_after(id, graph, seen) else {
             continue;
         };
-        let now = || seen.interface(&controller).map(|c| c.kind.ports_carry_ip());
-        let may = carries.get(&controller).copied().or_else(now).unwrap_or(true);
-        let Some(touched) = graph
-            .get(&id)
-            .filter(|t| !may && !t.wish.is_absent() && !t.wish.kind.needs_controller())
-        else {
+        let may = ports_carry_ip(&controller, graph, seen).unwrap_or(true);
+        if may || touched.wish.is_absent() || touched.wish.kind.needs_controller() {
             continue;
-        };
+        }
         // nobody knows the port of Open vSwitch between
         let above = match controller.space {
             Space::OvsPort => controller_after(&controller, graph, seen).unwrap_or(controller),
@@ -697,9 +689,23 @@ pub fn controller_after(id: &Id, graph: &Graph, seen: &Observation) -> Option<Id
         Some(Membership::Keeps) | None => controller_now(id, seen).or_else(|| {
             let wish = touched.map(|t| &t.wish);
             let free = wish.is_some_and(|w| [&w.ipv4, &w.ipv6].into_iter().flatten().any(Ip::is_enabled));
-            controller_by_profile(id, graph, seen).filter(|_| !free)
+            controller_by_profile(id, graph, seen).filter(|c| !free || ports_carry_ip(c, graph, seen) == Some(true))
         }),
     }
+}
+
+/// Whether ports of this controller may have addresses; None where its type is not known.
+fn ports_carry_ip(controller: &Id, graph: &Graph, seen: &Observation) -> Option<bool> {
+    let kind = match (graph.get(controller), seen.interface(controller)) {
+        (Some(touched), _) => touched.wish.kind.clone(),
+        (None, Some(now)) => now.kind.clone(),
+        (None, None) => {
+            let saved = Stock::of(controller, seen).base?;
+            let kind = AnyKind::type_of_nm(saved.profile.str("connection", "type")?)?;
+            Interface::bare(&controller.name, kind).kind
+        }
+    };
+    Some(kind.ports_carry_ip())
 }
 
 /// Whose port an interface that is down would be again: as its profile has it, if that one is there or can be.
