@@ -158,7 +158,9 @@ impl Machine {
             metrics,
         };
         let place = |r: &Route| (r.destination, r.table, r.metric, r.link, r.gateway);
-        self.facts.routes.retain(|r| place(r) != place(&new));
+        // of IPv4 the kernel keeps those, too, that differ in nothing else
+        let stays = |r: &Route| destination.addr().is_ipv4() && r.metrics != new.metrics;
+        self.facts.routes.retain(|r| place(r) != place(&new) || stays(r));
         self.facts.routes.push(new);
     }
 

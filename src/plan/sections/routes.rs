@@ -350,5 +350,29 @@ fn one_a_place(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
             return Err(Invalid::new(format!("routes.config[{i}].route-type"), why));
         }
     }
+    one_ipv6_route_a_hop(wishes)
+}
+
+/// The kernel takes one IPv6 route for each destination, table, metric and next hop (`rt6_duplicate_nexthop` in net/ipv6/ip6_fib.c).
+fn one_ipv6_route_a_hop(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
+    let mut hops: HashMap<_, (usize, Route)> = HashMap::new();
+    let kept = |w: &Route| !w.is_absent() && w.route_type.is_none() && w.is_ipv6();
+    for (i, wish) in wishes.iter().filter(|(_, w)| kept(w)) {
+        let hop = (
+            &wish.destination,
+            wish.table(),
+            wish.metric_in_force(),
+            wish.keeper(),
+            wish.gateway(),
+        );
+        let wish = wish.canonical();
+        let (other, there) = hops.entry(hop).or_insert_with(|| (*i, wish.clone()));
+        if *there != wish {
+            let why = format!(
+                "routes.config[{other}] leads the same way with other properties, and the kernel keeps one such route"
+            );
+            return Err(Invalid::new(format!("routes.config[{i}]"), why));
+        }
+    }
     Ok(())
 }
