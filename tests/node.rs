@@ -473,18 +473,30 @@ fn a_checkpoint_that_networkmanager_lost_in_a_restart_is_made_good() {
     assert!(node.ip(&["route"]).contains("default via 10.99.1.1"));
 }
 
+const BRIDGES: &str = "interfaces:
+- {name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}
+- {name: br1, type: linux-bridge, mtu: 1400, bridge: {port: []}}\n";
+
+/// A node that has BRIDGES on its disk.
+fn bridged() -> Node {
+    let node = Node::up(&["--mgmt-profile"]);
+    let out = node.apply(BRIDGES, &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    node
+}
+
+fn is_bridged(node: &Node) {
+    assert!(node.ip(&["link", "show", "br1"]).contains("mtu 1400"));
+    assert!(node.ip(&["link", "show", "eth1"]).contains("master br0"));
+}
+
 /// A node that cannot reach its cluster may have nobody on it who would put anything right.
 #[test]
 fn a_node_that_loses_power_before_a_change_is_proven_comes_up_as_it_was() {
     if !may_run() {
         return;
     }
-    let node = Node::up(&["--mgmt-profile"]);
-    let bridges = "interfaces:
-- {name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}
-- {name: br1, type: linux-bridge, mtu: 1400, bridge: {port: []}}\n";
-    let out = node.apply(bridges, &[]);
-    assert!(out.status.success(), "{}", said(&out));
+    let node = bridged();
     let (before, running) = (node.profiles(), node.ip(&["-br", "addr"]));
     let wish = MOVED.to_owned()
         + "- {name: br0, type: linux-bridge, state: absent}
@@ -511,11 +523,10 @@ fn a_node_that_loses_power_before_a_change_is_proven_comes_up_as_it_was() {
         "{}\n{running}",
         again()
     );
-    assert!(node.ip(&["link", "show", "br1"]).contains("mtu 1400"));
-    assert!(node.ip(&["link", "show", "eth1"]).contains("master br0"));
+    is_bridged(&node);
 
     // the next one finds nothing to put right, and what is kept is on disk
-    let out = node.apply(&bridges.replace("1400", "1300"), &[]);
+    let out = node.apply(&BRIDGES.replace("1400", "1300"), &[]);
     assert!(out.status.success(), "{}", said(&out));
     assert!(said(&out).contains("netwright ended during phase "), "{}", said(&out));
     let kept = node.profiles();
@@ -532,12 +543,7 @@ fn a_disk_that_takes_nothing_is_named_and_the_node_is_as_it_was() {
     if !may_run() {
         return;
     }
-    let node = Node::up(&["--mgmt-profile"]);
-    let bridges = "interfaces:
-- {name: br0, type: linux-bridge, bridge: {port: [{name: eth1}]}}
-- {name: br1, type: linux-bridge, mtu: 1400, bridge: {port: []}}\n";
-    let out = node.apply(bridges, &[]);
-    assert!(out.status.success(), "{}", said(&out));
+    let node = bridged();
     let running = || node.ip(&["-br", "addr"]);
     let (before, profiles) = (running(), node.profiles());
     must(&mut node.command("mount", &["-o", "remount,bind,ro", "/etc/NetworkManager"]));
@@ -553,8 +559,7 @@ fn a_disk_that_takes_nothing_is_named_and_the_node_is_as_it_was() {
         said(&out)
     );
     assert_eq!(names(&running()), names(&before));
-    assert!(node.ip(&["link", "show", "br1"]).contains("mtu 1400"));
-    assert!(node.ip(&["link", "show", "eth1"]).contains("master br0"));
+    is_bridged(&node);
     assert_eq!(node.profiles(), profiles);
 
     must(&mut node.command("mount", &["-o", "remount,bind,rw", "/etc/NetworkManager"]));

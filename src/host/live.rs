@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::kept::Written;
-use super::provisional::{Provisional, stand_in};
+use super::provisional::Provisional;
 use super::{Checkpoint, Host, restore};
 use crate::error::{HostError, chain};
-use crate::facts::{Device, Facts};
+use crate::facts::{Active, Device, Facts};
 use crate::journal::{Entry, Journal};
 use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
@@ -41,10 +41,7 @@ const APPEAR: Duration = Duration::from_secs(5);
 struct Known {
     devices: HashMap<Id, String>,
     profiles: HashMap<String, String>,
-    /// What is active: the D-Bus path of the active connection.
-    active: HashMap<Id, String>,
-    /// The same by `connection.uuid`.
-    running: HashMap<String, String>,
+    active: HashMap<Id, Active>,
 }
 
 /// What puts back what the checkpoint in force does not cover, in the order in which it was done.
@@ -218,26 +215,19 @@ impl LiveHost {
     async fn forget(&self, label: &str, uuid: &str, path: &str) -> Result<(), HostError> {
         let instead = {
             let mut undo = self.undo();
-            let instead = undo.before.facts.profile(uuid).and_then(stand_in);
-            match (undo.provisional.as_mut(), instead) {
-                (Some(provisional), Some(instead)) => {
-                    provisional.forget(uuid, label, path);
-                    Some(instead)
-                }
-                (Some(provisional), None) => {
-                    provisional.is_gone(uuid);
-                    None
-                }
-                (None, _) => None,
-            }
+            let Undo {
+                before, provisional, ..
+            } = &mut *undo;
+            let provisional = provisional.as_mut();
+            provisional.and_then(|p| p.forget(&before.facts, uuid, label, path))
         };
         let Some(instead) = instead else {
             return self.nm.forget(label, path).await;
         };
         self.nm.save(label, &instead, Some(path), true).await?;
-        let running = self.known().running.get(uuid).cloned();
+        let running = self.known().active.values().find(|a| a.uuid == uuid).cloned();
         match running {
-            Some(active) => self.nm.deactivate(label, &active).await,
+            Some(active) => self.nm.deactivate(label, &active.path).await,
             None => Ok(()),
         }
     }
@@ -314,7 +304,9 @@ impl LiveHost {
     /// Takes down what is active on an interface and waits until NetworkManager has let go of it.
     async fn deactivate(&self, iface: &Id) -> Result<(), HostError> {
         let active = self.known().active.get(iface).cloned();
-        let Some(active) = active else { return Ok(()) };
+        let Some(Active { path: active, .. }) = active else {
+            return Ok(());
+        };
         self.nm.deactivate(&iface.name, &active).await?;
         let begin = Instant::now();
         while begin.elapsed() < DOWN {
@@ -340,7 +332,8 @@ impl LiveHost {
                 follows: true,
             } = step
             {
-                waiting.push((uuid, self.known().active.get(iface).cloned()));
+                let before = self.known().active.get(iface).map(|a| a.path.clone());
+                waiting.push((uuid, before));
             }
         }
         let mut begun = HashSet::new();
@@ -445,15 +438,15 @@ impl LiveHost {
         let waves = restore::waves(before, &self.observe().await?, lost);
         // the network first: the disk may be what failed
         self.undo().provisional = Some(Provisional::default());
-        let mut done = Ok(());
-        for wave in &waves {
-            done = self.perform(wave).await;
-            if done.is_err() {
-                break;
+        let all = async {
+            for wave in &waves {
+                self.perform(wave).await?;
             }
-        }
+            Ok(waves.iter().map(Vec::len).sum())
+        };
+        let done = all.await;
         self.undo().provisional = None;
-        done.map(|()| waves.concat().len())
+        done
     }
 
     /// Brings to disk what was there before, as far as it takes it: that may be what failed, and then still has what was.
@@ -526,16 +519,13 @@ impl Host for LiveHost {
         {
             let mut known = self.known();
             known.devices = facts.devices.iter().map(|d| (d.id(), d.path.clone())).collect();
-            let vpn = |a: &crate::facts::Active| Some((facts.profile(&a.uuid)?.id()?, a.path.clone()));
+            let vpn = |a: &Active| Some((facts.profile(&a.uuid)?.id()?, a.clone()));
             known.active = facts
                 .devices
                 .iter()
-                .filter_map(|d| Some((d.id(), d.active.as_ref()?.path.clone())))
+                .filter_map(|d| Some((d.id(), d.active.clone()?)))
                 .chain(facts.vpns.iter().filter_map(vpn))
                 .collect();
-            let devices = facts.devices.iter().filter_map(|d| d.active.as_ref());
-            let running = devices.chain(&facts.vpns).map(|a| (a.uuid.clone(), a.path.clone()));
-            known.running = running.collect();
             known
                 .profiles
                 .extend(facts.profiles.iter().map(|p| (p.uuid().to_owned(), p.path.clone())));

@@ -35,15 +35,13 @@ impl Provisional {
         self.saved.insert(uuid.to_owned(), pending(label, path));
     }
 
-    /// A stand-in takes the place of a profile.
-    pub fn forget(&mut self, uuid: &str, label: &str, path: &str) {
+    /// A profile is to go. Gives the stand-in that takes its place until then; None where it may be deleted at once, as the change itself made
+    /// it or it comes and goes by itself.
+    pub fn forget(&mut self, before: &Facts, uuid: &str, label: &str, path: &str) -> Option<Profile> {
         self.saved.remove(uuid);
+        let instead = stand_in(before.profile(uuid)?)?;
         self.forgotten.insert(uuid.to_owned(), pending(label, path));
-    }
-
-    /// A profile that the change itself made is deleted.
-    pub fn is_gone(&mut self, uuid: &str) {
-        self.saved.remove(uuid);
+        Some(instead)
     }
 
     /// Profiles to write to disk.
@@ -75,8 +73,8 @@ pub fn stands_in(saved: &SavedProfile) -> bool {
     saved.interface() == Some(NOBODY)
 }
 
-/// What stands in for a profile until it is deleted: it is nobody's. None for one that comes and goes by itself.
-pub fn stand_in(saved: &SavedProfile) -> Option<Profile> {
+/// It is nobody's. None for a profile that comes and goes by itself.
+fn stand_in(saved: &SavedProfile) -> Option<Profile> {
     if !saved.stays() {
         return None;
     }
@@ -118,8 +116,15 @@ mod tests {
         for uuid in ["a", "b", "gone"] {
             pending.save(uuid, "br0", &format!("/{uuid}"));
         }
-        pending.forget("b", "br0", "/b");
-        pending.is_gone("gone");
+        let before = Facts {
+            profiles: vec![saved("a", 1), saved("b", 1)],
+            ..Facts::default()
+        };
+        assert!(pending.forget(&before, "b", "br0", "/b").is_some());
+        assert!(
+            pending.forget(&before, "gone", "br0", "/gone").is_none(),
+            "nobody had it before"
+        );
         let paths = |list: Vec<&Pending>| list.into_iter().map(|p| p.path.clone()).collect::<Vec<_>>();
         assert_eq!(paths(pending.saved().collect()), ["/a"]);
         assert_eq!(paths(pending.forgotten().collect()), ["/b"]);

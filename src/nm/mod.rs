@@ -354,14 +354,12 @@ impl NetworkManager {
         let begin = tokio::time::Instant::now();
         loop {
             let activate = manager.activate_connection(&connection, &device, &root);
-            match call("ActivateConnection", activate).await {
-                Err(e) if (before_udev(&e) || lost_device(&e)) && begin.elapsed() < UDEV => {
-                    if lost_device(&e) {
-                        // NetworkManager finds or makes the one that the profile is for
-                        device = root.clone();
-                    }
-                    let _ = tokio::time::timeout(Duration::from_millis(200), events.changed()).await;
-                }
+            let answer = call("ActivateConnection", activate).await;
+            let patient = begin.elapsed() < UDEV;
+            match answer {
+                Err(e) if patient && before_udev(&e) => {}
+                // NetworkManager finds or makes the one that the profile is for
+                Err(e) if patient && lost_device(&e) => device = root.clone(),
                 done => {
                     return done.map(|_| ()).map_err(|e| {
                         let tried = format!("activating the profile of {label}");
@@ -372,6 +370,7 @@ impl NetworkManager {
                     });
                 }
             }
+            let _ = tokio::time::timeout(Duration::from_millis(200), events.changed()).await;
         }
     }
 

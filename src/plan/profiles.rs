@@ -41,6 +41,12 @@ pub struct Entry {
     pub data: Dict,
 }
 
+/// The type of an interface by its profile, as documents call it: of one that is down nothing else knows it.
+pub fn saved_type(id: &Id, seen: &Observation) -> Option<&'static str> {
+    let saved = seen.profiles_of(id).next()?;
+    AnyKind::type_of_nm(saved.profile.str("connection", "type")?)
+}
+
 /// The profiles of one interface: the one to build on, and those that are in its way.
 pub struct Stock<'a> {
     /// Best first: active, then as NetworkManager prefers.

@@ -14,7 +14,7 @@ use crate::state::part::Parts;
 use crate::state::{NetworkState, iface};
 
 use super::Options;
-use super::profiles::Stock;
+use super::profiles::{self, Stock};
 
 /// The wish in the kernel's words.
 #[derive(Debug, Default)]
@@ -469,11 +469,7 @@ fn current_of<'a>(wish: &Interface, seen: &'a Observation) -> Result<Option<&'a 
 /// Gives a type left out that of the interface there is; reads `ethernet` as veth where a veth stands.
 fn typed(wish: Interface, current: Option<&Interface>, seen: &Observation) -> Result<Interface, Invalid> {
     let asked = wish.kind.type_name().to_owned();
-    // of an interface that is down its profile knows the type
-    let saved = || {
-        let saved = seen.profiles_of(&wish.id()).next()?;
-        AnyKind::type_of_nm(saved.profile.str("connection", "type")?)
-    };
+    let saved = || profiles::saved_type(&wish.id(), seen);
     let known = current.map(|c| c.kind.type_name());
     let untyped = matches!(asked.as_str(), "" | "unknown") && !wish.is_absent();
     let is = known.or_else(|| saved().filter(|_| untyped)).map(str::to_owned);

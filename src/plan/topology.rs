@@ -9,13 +9,12 @@ use crate::facts::SavedProfile;
 use crate::observation::Observation;
 use crate::scalar::{self, Id, Space};
 use crate::state::NetworkState;
-
-use crate::state::iface::{AnyKind, Companion, Interface, State};
+use crate::state::iface::{Companion, Interface, State};
 use crate::state::part::ip::Ip;
 
 use super::Options;
 use super::companions;
-use super::profiles::Stock;
+use super::profiles::{self, Stock};
 use super::resolve::Resolved;
 
 /// Whose port an interface is after the plan.
@@ -696,16 +695,15 @@ pub fn controller_after(id: &Id, graph: &Graph, seen: &Observation) -> Option<Id
 
 /// Whether ports of this controller may have addresses; None where its type is not known.
 fn ports_carry_ip(controller: &Id, graph: &Graph, seen: &Observation) -> Option<bool> {
-    let kind = match (graph.get(controller), seen.interface(controller)) {
-        (Some(touched), _) => touched.wish.kind.clone(),
-        (None, Some(now)) => now.kind.clone(),
-        (None, None) => {
-            let saved = Stock::of(controller, seen).base?;
-            let kind = AnyKind::type_of_nm(saved.profile.str("connection", "type")?)?;
-            Interface::bare(&controller.name, kind).kind
-        }
-    };
-    Some(kind.ports_carry_ip())
+    let there = graph
+        .get(controller)
+        .map(|t| &t.wish)
+        .or_else(|| seen.interface(controller));
+    if let Some(there) = there {
+        return Some(there.kind.ports_carry_ip());
+    }
+    let kind = profiles::saved_type(controller, seen)?;
+    Some(Interface::bare(&controller.name, kind).kind.ports_carry_ip())
 }
 
 /// Whose port an interface that is down would be again: as its profile has it, if that one is there or can be.

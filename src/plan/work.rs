@@ -517,10 +517,7 @@ fn controller_of(id: &Id, graph: &Graph, seen: &Observation) -> Option<Interface
         Some(touched) => Some(touched.wish.clone()),
         None => {
             let now = seen.interface(&controller).map(|c| c.kind.type_name());
-            let saved = || {
-                let saved = seen.profiles_of(&controller).next()?;
-                AnyKind::type_of_nm(saved.profile.str("connection", "type")?)
-            };
+            let saved = || profiles::saved_type(&controller, seen);
             let planned = || graph.get(&controller).map(|t| t.wish.kind.type_name());
             let kind = now.or_else(planned).or_else(saved)?;
             Some(Interface::bare(&controller.name, kind))

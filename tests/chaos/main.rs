@@ -384,7 +384,7 @@ impl Chaos {
         self.pause(0, 1500);
         self.say(&format!("{node} loses power"));
         self.role(node).kill();
-        common::must(&mut self.cluster.node_verb(node, "power-cut"));
+        must(&mut self.cluster.node_verb(node, "power-cut"));
         self.role(node).again();
         self.gets_well();
     }

@@ -84,6 +84,7 @@ pub fn spread(view: &View<'_>, out: &mut Sections) -> Result<(), Invalid> {
         by_keeper.entry(wish.keeper()).or_default().push(wish);
     }
     one_a_place(&wishes)?;
+    one_ipv6_route_a_hop(&wishes)?;
     let filters = Filters::of(&wishes);
     for name in keepers(view, &by_keeper, &filters) {
         let asked = by_keeper.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
@@ -350,7 +351,7 @@ fn one_a_place(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
             return Err(Invalid::new(format!("routes.config[{i}].route-type"), why));
         }
     }
-    one_ipv6_route_a_hop(wishes)
+    Ok(())
 }
 
 /// The kernel takes one IPv6 route for each destination, table, metric and next hop (`rt6_duplicate_nexthop` in net/ipv6/ip6_fib.c).
