@@ -8,16 +8,19 @@
 //! value, null for none) and `kernel` what its profile, the kernel and the resolver have.
 //! Every wish is then carried out on the fake node, after which planning it again must find nothing.
 
+mod common;
 mod golden_others;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use golden_others::{Kernel, Others, Profiles};
 use netwright::facts::{Address, Device, Ethtool, Facts, Feature, Link, Numbers, OvsInterface, OvsPort, Sriov};
 use netwright::host::fake::FakeHost;
 use netwright::host::kept::{Before, Written};
 use netwright::host::{Host, restore};
+use netwright::nm::keyfile;
 use netwright::observation::Observation;
 use netwright::plan::{self, plan_with};
 use netwright::probe::Prober;
@@ -347,7 +350,11 @@ async fn apply(host: &FakeHost, document: &Value, choices: &Choices) -> Outcome 
     run(host, &Prober::none(), &state, &options).await.outcome
 }
 
-async fn check(path: &Path) -> Result<(), String> {
+/// Files of profiles, each with the case that it came from.
+type Files = BTreeMap<String, PathBuf>;
+
+/// Runs a case; adds the profiles that it stores, where the node's NetworkManager is no newer than `installed`.
+async fn check(path: &Path, installed: &str, files: &mut Files) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     let case: Case =
         serde_json::from_value(yaml::read(&text).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
@@ -408,6 +415,15 @@ async fn check(path: &Path) -> Result<(), String> {
         ));
     }
     let before = host.now();
+    let mut here = Facts::default();
+    here.nm_version = installed.to_owned();
+    if here.nm_at_least(&before.facts.nm_version) {
+        let saved = plan_.waves.iter().flatten().filter_map(|step| match step {
+            Step::Save { profile, .. } => Some((keyfile::write(profile), path.to_owned())),
+            _ => None,
+        });
+        files.extend(saved);
+    }
     let outcome = apply(&host, &case.desired, &case.options).await;
     if !matches!(outcome, Outcome::Applied | Outcome::Unchanged) {
         return Err(format!("not applied: {outcome:?}"));
@@ -533,9 +549,8 @@ fn cases(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn golden() {
-    // GOLDEN=ovs/ runs only cases with that in their path
+/// Runs all cases whose path holds `GOLDEN` (`ovs/`), gives the files that they store.
+async fn run_all(installed: &str) -> Files {
     let only = std::env::var("GOLDEN").unwrap_or_default();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut files = vec![];
@@ -547,9 +562,9 @@ async fn golden() {
         files.len(),
         root.display()
     );
-    let mut failed = vec![];
+    let (mut failed, mut stored) = (vec![], Files::new());
     for path in files.iter().filter(|p| p.display().to_string().contains(&only)) {
-        if let Err(why) = check(path).await {
+        if let Err(why) = check(path, installed, &mut stored).await {
             failed.push(format!("{}: {why}", path.strip_prefix(&root).unwrap_or(path).display()));
         }
     }
@@ -560,4 +575,25 @@ async fn golden() {
         files.len(),
         failed.join("\n")
     );
+    stored
+}
+
+#[tokio::test(start_paused = true)]
+async fn golden() {
+    run_all("0").await;
+}
+
+/// The fake node stores what it is given; NetworkManager looks at it first.
+#[tokio::test(start_paused = true)]
+async fn networkmanager_takes_every_profile() {
+    if !common::may_run() {
+        return;
+    }
+    let installed = common::must(Command::new("nmcli").arg("--version"));
+    let installed = installed.split_whitespace().last().expect("a version");
+    let files = run_all(installed).await;
+    println!("{} profiles, NetworkManager {installed}", files.len());
+    assert!(files.len() > 300, "only {} profiles", files.len());
+    let refused = common::refused_by_nmcli(files.into_iter().map(|(text, path)| (path.display().to_string(), text)));
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }

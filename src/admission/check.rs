@@ -14,10 +14,10 @@ use crate::capture;
 use crate::error::{ErrorKind, Invalid};
 use crate::facts::Ovs;
 use crate::observation::Observation;
-use crate::plan::{self, offline};
+use crate::plan;
+use crate::plan::offline::{self, Verdict};
 use crate::probe::{self, Prober};
-use crate::state::iface::VIRTUAL_FUNCTION;
-use crate::state::{HIDDEN, NetworkState};
+use crate::state::NetworkState;
 
 /// The place of the document in a policy.
 const DOCUMENT: &str = "spec.desiredState";
@@ -119,8 +119,8 @@ fn document(mut known: Known, found: &mut Findings) {
         return found.warn(DOCUMENT, what);
     }
     let empty = offline::stage(&state);
-    match plan::check(&state, &empty) {
-        Ok(warnings) => {
+    match offline::verdict(&state, &empty) {
+        Verdict::Fits(warnings) => {
             warnings
                 .iter()
                 .for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
@@ -128,19 +128,15 @@ fn document(mut known: Known, found: &mut Findings) {
                 found.warn(DOCUMENT, known.place(fault));
             }
         }
-        Err(first) => match plan::check(&state, &offline::furnished(&state)) {
-            Err(second) if second == first && !node_decides(&first) => {
-                found.faults.push(known.place(first).under(DOCUMENT))
-            }
-            // every node has an interface that can keep name servers and rules
-            _ if !first.path.starts_with("interfaces[") && !first.path.starts_with("routes") => {}
-            _ => {
-                let fault = known.place(first).under(DOCUMENT);
-                found
-                    .warnings
-                    .push(format!("{fault} (unless the node makes up for it)"));
-            }
-        },
+        Verdict::Never(fault) => found.faults.push(known.place(fault).under(DOCUMENT)),
+        // every node has an interface that can keep name servers and rules
+        Verdict::Depends(fault) if !fault.path.starts_with("interfaces[") && !fault.path.starts_with("routes") => {}
+        Verdict::Depends(fault) => {
+            let fault = known.place(fault).under(DOCUMENT);
+            found
+                .warnings
+                .push(format!("{fault} (unless the node makes up for it)"));
+        }
     }
 }
 
@@ -148,18 +144,6 @@ fn entries(state: &NetworkState) -> usize {
     let routes = state.routes.iter().flat_map(|r| r.config.iter().flatten()).count();
     let rules = state.route_rules.iter().flat_map(|r| r.config.iter().flatten()).count();
     state.interfaces.len() + routes + rules
-}
-
-/// Rules about what the node has besides: other ports, other VLANs, its cards, its secrets.
-const NODE_DECIDES: [&str; 4] = [".controller", ".ovs-db", ".vlan-default-pvid", ".pci-address"];
-
-/// Both nodes that are thought up here may refuse what a real one takes.
-fn node_decides(fault: &Invalid) -> bool {
-    let text = fault.to_string();
-    !fault.path.starts_with("interfaces[")
-        || NODE_DECIDES.iter().any(|end| fault.path.ends_with(end))
-        || text.contains(VIRTUAL_FUNCTION)
-        || text.contains(HIDDEN)
 }
 
 /// What an older NetworkManager cannot do.

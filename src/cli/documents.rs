@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{apply, input, output};
 use crate::nm::keyfile;
 use crate::observation::Observation;
-use crate::plan::{self, diff, offline, revert};
+use crate::plan::offline::{self, Verdict};
+use crate::plan::{self, diff, revert};
 use crate::yaml;
 
 /// `netwright format`: reads a document and prints it in the usual order. What captures look for is filled in from this node.
@@ -26,7 +27,7 @@ pub async fn format(file: &Path) -> anyhow::Result<()> {
 pub struct Validate {
     /// A state or a policy; `-` or none is stdin.
     file: Option<PathBuf>,
-    /// The state of the node that it is for. Without it a node is assumed that has whatever hardware the document names.
+    /// The state of the node that it is for. Without it, only what no node takes is an error.
     #[arg(short, long)]
     current: Option<PathBuf>,
 }
@@ -47,7 +48,11 @@ pub fn validate(args: &Validate) -> anyhow::Result<()> {
         None if document.needs_node() => {}
         None => {
             let desired = document.desired(&Observation::default())?;
-            plan::plan(&desired, &offline::stage(&desired))?;
+            match offline::verdict(&desired, &offline::stage(&desired)) {
+                Verdict::Fits(warnings) => warnings.iter().for_each(|w| tracing::warn!("{w}")),
+                Verdict::Depends(fault) => tracing::warn!("{fault} (unless the node makes up for it)"),
+                Verdict::Never(fault) => return Err(fault.into()),
+            }
         }
     }
     print!("{text}");

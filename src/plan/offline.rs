@@ -5,10 +5,55 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::Invalid;
 use crate::observation::Observation;
 use crate::profile::Profile;
-use crate::scalar;
-use crate::state::NetworkState;
-use crate::state::iface::{Identifier, Interface, State};
+use crate::scalar::{self, Id, Space};
+use crate::state::iface::{Identifier, Interface, State, VIRTUAL_FUNCTION};
+use crate::state::part::ip::Ip;
+use crate::state::route::LOOPBACK;
+use crate::state::{HIDDEN, NetworkState};
 use crate::step::Step;
+
+/// What can be said of a document whose node nobody knows.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A node with the hardware that it names takes it, with these warnings.
+    Fits(Vec<String>),
+    /// That one does not, but another may: one that has already what the document leaves out.
+    Depends(Invalid),
+    /// No node takes it.
+    Never(Invalid),
+}
+
+/// Rules about what the node has besides: other ports, other VLANs, its cards, its profiles, IPv6 at all.
+const NODE_DECIDES: [&str; 7] = [
+    ".controller",
+    ".ovs-db",
+    ".vlan-default-pvid",
+    ".pci-address",
+    ".eap-methods",
+    ".total-vfs",
+    ".ipv6.enabled",
+];
+
+/// Judges a document; `empty` is its `stage`.
+pub fn verdict(desired: &NetworkState, empty: &Observation) -> Verdict {
+    let first = match super::check(desired, empty) {
+        Ok(warnings) => return Verdict::Fits(warnings),
+        Err(first) => first,
+    };
+    match super::check(desired, &furnished(desired)) {
+        Err(second) if second == first && !node_decides(&first) => Verdict::Never(first),
+        _ => Verdict::Depends(first),
+    }
+}
+
+/// Both nodes that are thought up here may refuse what a real one takes.
+fn node_decides(fault: &Invalid) -> bool {
+    let text = fault.to_string();
+    !fault.path.starts_with("interfaces[")
+        || NODE_DECIDES.iter().any(|end| fault.path.ends_with(end))
+        || text.contains(VIRTUAL_FUNCTION)
+        || text.contains(HIDDEN)
+}
 
 /// A node with `lo` and, as network cards, whatever the document names but does not make.
 pub fn stage(desired: &NetworkState) -> Observation {
@@ -24,7 +69,10 @@ pub fn stage(desired: &NetworkState) -> Observation {
             taken.insert(wish.name().to_owned());
         }
     }
-    let mut named: BTreeSet<String> = ["lo".to_owned()].into();
+    if taken.insert(LOOPBACK.to_owned()) {
+        there.interfaces.push(Interface::bare(LOOPBACK, "loopback"));
+    }
+    let mut named = BTreeSet::new();
     for wish in desired.interfaces.iter().filter(|i| i.is_up()) {
         named.extend(wish.kind.ports().unwrap_or_default());
         named.extend(wish.kind.parents());
@@ -32,19 +80,22 @@ pub fn stage(desired: &NetworkState) -> Observation {
     let routes = desired.routes.iter().flat_map(|r| r.config.iter().flatten());
     named.extend(routes.filter_map(|r| r.next_hop_interface.clone()));
     for name in named {
-        let kind = if name == "lo" { "loopback" } else { "ethernet" };
-        if !made.contains(name.as_str()) && taken.insert(name.clone()) {
-            let mut card = Interface::bare(&name, kind);
-            card.base.state = Some(State::Up);
-            there.interfaces.push(card);
+        // nobody can tell which interface a virtual function will be
+        if !made.contains(name.as_str()) && !name.starts_with(VIRTUAL_FUNCTION) && taken.insert(name.clone()) {
+            there.interfaces.push(Interface::bare(&name, "ethernet"));
         }
+    }
+    for interface in &mut there.interfaces {
+        interface.base.state = Some(State::Up);
+        interface.ipv4 = interface.kind.own_address(false).map(Ip::of);
+        interface.ipv6 = interface.kind.own_address(true).map(Ip::of);
     }
     Observation::from_document(&there)
 }
 
 /// A node on which all of it is there already, and whatever else the document speaks of: the opposite of `stage`. What neither of them takes, no node
 /// takes.
-pub fn furnished(desired: &NetworkState) -> Observation {
+fn furnished(desired: &NetworkState) -> Observation {
     let mut there = stage(desired).state;
     let made = desired.interfaces.iter().filter(|i| i.is_up() && i.kind.is_virtual());
     there.interfaces.extend(made.cloned());
@@ -100,7 +151,6 @@ fn hardware_of(wish: &Interface) -> Interface {
         known => known,
     };
     let mut card = Interface::bare(wish.name(), kind);
-    card.base.state = Some(State::Up);
     if wish.is_up() && kind == wish.kind.type_name() {
         // it can do whatever is asked of it: nobody knows its limits here
         card.kind = wish.kind.clone();
@@ -112,13 +162,24 @@ fn hardware_of(wish: &Interface) -> Interface {
     card
 }
 
-/// The profiles that an apply would save on such a node, in the document's order.
+/// The profiles that an apply would save on such a node, in the document's order. What is to be down has one, too, that does not connect by itself.
 pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
     if let Some(wish) = desired.interfaces.iter().find(|i| i.parts.dispatch.is_some()) {
         let why = "scripts are not part of NetworkManager's profiles; they need a node to be put on";
         return Err(Invalid::new(format!("interfaces[{}].dispatch", wish.name()), why));
     }
-    let plan = super::plan(desired, &stage(desired))?;
+    super::plan(desired, &stage(desired))?;
+    let mut wanted = desired.clone();
+    let mut down = BTreeSet::new();
+    for wish in wanted
+        .interfaces
+        .iter_mut()
+        .filter(|i| i.base.state == Some(State::Down))
+    {
+        down.insert(wish.id());
+        wish.base.state = Some(State::Up);
+    }
+    let plan = super::plan(&wanted, &stage(&wanted))?;
     let place = |name: &str| {
         desired
             .interfaces
@@ -126,15 +187,40 @@ pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
             .position(|i| i.name() == name)
             .unwrap_or(usize::MAX)
     };
-    let mut saved: Vec<(usize, Profile)> = plan
+    let mut saved: Vec<(Id, Profile)> = plan
         .waves
         .into_iter()
         .flatten()
         .filter_map(|step| match step {
-            Step::Save { iface, profile, .. } => Some((place(&iface.name), profile)),
+            Step::Save { iface, profile, .. } => Some((iface, profile)),
             _ => None,
         })
         .collect();
-    saved.sort_by_key(|(place, _)| *place);
+    hold_down(&mut saved, down);
+    saved.sort_by_key(|(iface, _)| place(&iface.name));
     Ok(saved.into_iter().map(|(_, profile)| profile).collect())
+}
+
+/// None of `down` connects by itself, nor do their ports: those would bring them up.
+fn hold_down(saved: &mut [(Id, Profile)], mut down: BTreeSet<Id>) {
+    let mut controllers = BTreeSet::new();
+    loop {
+        let before = (down.len(), controllers.len());
+        for (iface, profile) in saved.iter_mut() {
+            let tied = profile
+                .str("connection", "master")
+                .is_some_and(|c| controllers.contains(c));
+            if tied || down.contains(iface) {
+                profile.put("connection", "autoconnect", false);
+                controllers.extend(profile.str("connection", "uuid").map(str::to_owned));
+                if iface.space == Space::Kernel {
+                    controllers.insert(iface.name.clone());
+                }
+                down.insert(iface.clone());
+            }
+        }
+        if (down.len(), controllers.len()) == before {
+            return;
+        }
+    }
 }

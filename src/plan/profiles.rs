@@ -10,8 +10,8 @@ use crate::profile::{Dict, Profile, Value};
 use crate::scalar::{Id, Space};
 use crate::state::dns::Share;
 use crate::state::iface::{AnyKind, Identifier, Interface, State};
-use crate::state::part::Parts;
 use crate::state::part::ip::Ip;
+use crate::state::part::{Parts, ovs_ids};
 use crate::state::route::MAIN;
 
 use super::Options;
@@ -178,6 +178,7 @@ pub fn build(id: &Id, touched: &Touched, ground: &Ground<'_>, seen: &Observation
         None if stays_behind(touched) => {}
         None => leave(&mut p),
     }
+    ovs_ids::only_in_ovs(&mut p);
     let left = ground.controller.is_none() && p.str("connection", "master").is_some();
     let carries = |c: &Interface| c.kind.ports_carry_ip() || asked.kind.needs_controller();
     let port = ground.controller.is_some_and(|c| !carries(c)) || id.space == Space::OvsPort || left;
@@ -364,6 +365,12 @@ fn ip(ipv6: bool, touched: &Touched, ground: &Ground<'_>, p: &mut Profile) {
         (None, None) => Ip::disabled().to_profile(ipv6, p),
         (None, Some(now)) => Ip::merge(&Ip::default(), Some(now)).to_profile(ipv6, p),
         (Some(wish), now) => Ip::merge(wish, now).to_profile(ipv6, p),
+    }
+    // where the kernel has no IPv6, and NetworkManager takes no profile for lo without
+    if let Some(own) = touched.wish.kind.own_address(ipv6)
+        && p.str(section, "method") == Some("disabled")
+    {
+        Ip::of(own).to_profile(ipv6, p);
     }
     // NetworkManager refuses a gateway without an address
     if p.get(section, "address-data").is_none() {

@@ -275,7 +275,8 @@ fn interface(wish: &Interface, names: &Names<'_>) -> Result<Interface, Invalid> 
     found.kind.complete(current.map(|c| &c.kind))?;
     for (key, ipv6, ip) in [("ipv4", false, &mut found.ipv4), ("ipv6", true, &mut found.ipv6)] {
         if let Some(ip) = ip {
-            found.kind.complete_ip(ipv6, ip).map_err(|e| e.under(key))?;
+            let now = current.and_then(|c| c.ip(ipv6));
+            found.kind.complete_ip(ipv6, ip, now).map_err(|e| e.under(key))?;
         }
     }
     if let Some(mac) = &mut found.base.mac_address {

@@ -3,8 +3,9 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The binary under test.
@@ -47,6 +48,38 @@ pub fn must(command: &mut Command) -> String {
     let out = command.output().expect("the command starts");
     assert!(out.status.success(), "{command:?}\n{}", said(&out));
     String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Of profiles as files (a name, the text), those that NetworkManager's own reader refuses, and why.
+pub fn refused_by_nmcli(files: impl Iterator<Item = (String, String)>) -> Vec<String> {
+    let files: Vec<(String, String)> = files.collect();
+    let judge = |(name, text): &(String, String)| {
+        let mut nmcli = Command::new("nmcli");
+        // something has to be changed for it to read the file at all
+        let nmcli = nmcli.args(["--offline", "connection", "modify", "connection.zone", "judged"]);
+        let mut nmcli = nmcli
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nmcli starts");
+        let mut input = nmcli.stdin.take().expect("it has a pipe");
+        input.write_all(text.as_bytes()).expect("nmcli reads");
+        drop(input);
+        let out = nmcli.wait_with_output().expect("nmcli ends");
+        let fine = out.status.success() && out.stderr.is_empty();
+        (!fine).then(|| format!("{name}: {}\n{text}", said(&out)))
+    };
+    std::thread::scope(|scope| {
+        let halves = files.chunks(files.len().div_ceil(2).max(1));
+        let halves: Vec<_> = halves
+            .map(|half| scope.spawn(move || half.iter().filter_map(judge).collect::<Vec<_>>()))
+            .collect();
+        halves
+            .into_iter()
+            .flat_map(|half| half.join().expect("it ends"))
+            .collect()
+    })
 }
 
 fn variable(text: &str, name: &str) -> String {

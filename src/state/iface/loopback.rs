@@ -34,25 +34,38 @@ impl Kind for Loopback {
         }
     }
 
-    fn complete_ip(ipv6: bool, ip: &mut Ip) -> Result<(), Invalid> {
-        if ip.enabled == Some(false) && !ipv6 {
-            return Err(Invalid::new("enabled", "the loopback interface keeps IPv4"));
+    fn complete_ip(ipv6: bool, ip: &mut Ip, current: Option<&Ip>) -> Result<(), Invalid> {
+        let keeps = match ipv6 {
+            false => Some("the loopback interface keeps IPv4"),
+            true if current.is_none_or(Ip::is_enabled) => {
+                Some("the loopback interface keeps IPv6 where the node has it")
+            }
+            true => None,
+        };
+        if let Some(why) = keeps.filter(|_| ip.enabled == Some(false)) {
+            return Err(Invalid::new("enabled", why));
         }
         for (key, given) in [("dhcp", ip.dhcp), ("autoconf", ip.autoconf)] {
             if given == Some(true) {
                 return Err(Invalid::new(key, "nobody answers on the loopback interface"));
             }
         }
-        let own = match ipv6 {
-            false => (IpAddr::from(Ipv4Addr::LOCALHOST), 8),
-            true => (IpAddr::from(Ipv6Addr::LOCALHOST), 128),
-        };
         if let Some(list) = &mut ip.address
-            && !list.iter().any(|a| (a.ip, a.prefix_length) == own)
+            && let Some(own) = Self::own_address(ipv6)
+            && !list
+                .iter()
+                .any(|a| (a.ip, a.prefix_length) == (own.ip, own.prefix_length))
         {
-            list.insert(0, Addr::plain(own.0, own.1));
+            list.insert(0, own);
         }
         Ok(())
+    }
+
+    fn own_address(ipv6: bool) -> Option<Addr> {
+        Some(match ipv6 {
+            false => Addr::plain(IpAddr::from(Ipv4Addr::LOCALHOST), 8),
+            true => Addr::plain(IpAddr::from(Ipv6Addr::LOCALHOST), 128),
+        })
     }
 
     /// It has none.

@@ -39,7 +39,8 @@ pub mod xfrm;
 
 pub use base::{AltName, Base, Identifier, State, VIRTUAL_FUNCTION, pci};
 
-use super::part::{Parts, ip::Ip};
+use super::part::Parts;
+use super::part::ip::{Addr, Ip};
 use super::{HIDDEN, tree};
 
 /// What a type knows about itself. All pure; the generic code asks and never matches on the type.
@@ -117,8 +118,12 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
         Ok(())
     }
     /// The type's own rules for IP; what it always has is added to the wish. Paths start below `ipv4` or `ipv6`.
-    fn complete_ip(_ipv6: bool, _ip: &mut Ip) -> Result<(), Invalid> {
+    fn complete_ip(_ipv6: bool, _ip: &mut Ip, _current: Option<&Ip>) -> Result<(), Invalid> {
         Ok(())
+    }
+    /// The address that it has whatever is asked.
+    fn own_address(_ipv6: bool) -> Option<Addr> {
+        None
     }
     /// Why a wish for its MAC address is left out; empty where that is not worth a warning.
     fn drops_mac(&self) -> Option<&'static str> {
@@ -501,8 +506,15 @@ macro_rules! kinds {
                 }
             }
             /// The type's own rules for IP.
-            pub fn complete_ip(&self, ipv6: bool, ip: &mut Ip) -> Result<(), Invalid> {
-                match self { $(AnyKind::$variant(_) => <$ty>::complete_ip(ipv6, ip),)* AnyKind::Other(_) => Ok(()) }
+            pub fn complete_ip(&self, ipv6: bool, ip: &mut Ip, current: Option<&Ip>) -> Result<(), Invalid> {
+                match self {
+                    $(AnyKind::$variant(_) => <$ty>::complete_ip(ipv6, ip, current),)*
+                    AnyKind::Other(_) => Ok(()),
+                }
+            }
+            /// The address that it has whatever is asked.
+            pub fn own_address(&self, ipv6: bool) -> Option<Addr> {
+                match self { $(AnyKind::$variant(_) => <$ty>::own_address(ipv6),)* AnyKind::Other(_) => None }
             }
             /// Why a wish for its MAC address is left out.
             pub fn drops_mac(&self) -> Option<&'static str> {

@@ -107,11 +107,15 @@ impl Part for Ieee8021x {
         Ok(())
     }
 
-    fn refuse_unsupported(&self, link: Option<&Link>, _facts: &Facts) -> Result<(), Invalid> {
+    fn refuse_unsupported(&self, link: Option<&Link>, facts: &Facts) -> Result<(), Invalid> {
         // ARPHRD_ETHER; NetworkManager lets only cards and veths talk to a switch
         let fits = |l: &Link| l.arphrd == 1 && l.kind.as_deref().is_none_or(|k| k == "veth");
+        let stored = |l: &Link| Self::from_facts(l, facts).and_then(|now| now.eap_methods);
         match link {
             Some(link) if !fits(link) => Err(Invalid::new("", "only Ethernet cards and veths can have it")),
+            Some(link) if self.eap_methods.is_none() && stored(link).is_none() => {
+                Err(Invalid::new("eap-methods", "it is needed: none is stored"))
+            }
             _ => Ok(()),
         }
     }

@@ -244,6 +244,22 @@ fn is_protocol(text: &str) -> bool {
     number.is_ok()
 }
 
+/// Words for a DUID: NetworkManager's (`ipv6.dhcp-duid`), and `uuid`, which is its `stable-uuid`. It makes none of an enterprise's number.
+const DUIDS: [&str; 7] = ["ll", "llt", "uuid", "lease", "stable-ll", "stable-llt", "stable-uuid"];
+
+/// One of the words, or what NetworkManager reads as bytes: one or two digits each with colons between them, or two each without.
+fn is_duid(text: &str) -> bool {
+    let hex = |t: &str| t.chars().all(|c| c.is_ascii_hexdigit());
+    let bytes = match text.contains(':') {
+        true => text
+            .split(':')
+            .all(|b| matches!(b.len(), 1 | 2) && hex(b))
+            .then(|| text.split(':').count()),
+        false => (text.len() % 2 == 0 && hex(text)).then_some(text.len() / 2),
+    };
+    DUIDS.contains(&text) || bytes.is_some_and(|n| (3..=130).contains(&n))
+}
+
 const EUI64: &str = "eui64";
 
 /// One that sets something; these two take it away.
@@ -274,6 +290,16 @@ impl Ip {
     pub fn disabled() -> Self {
         Ip {
             enabled: Some(false),
+            ..Ip::default()
+        }
+    }
+
+    /// One static address.
+    pub fn of(address: Addr) -> Self {
+        Ip {
+            enabled: Some(true),
+            dhcp: Some(false),
+            address: Some(vec![address]),
             ..Ip::default()
         }
     }
@@ -354,6 +380,15 @@ impl Ip {
                     format!("'{tag}' is none of lo, ra, kernel_ll and no number below 256"),
                 ));
             }
+        }
+        if let Some(duid) = self.dhcp_duid.as_deref().filter(|d| !is_duid(d)) {
+            return Err(Invalid::new(
+                "dhcp-duid",
+                format!(
+                    "'{duid}' is none of {} and no 3 to 130 bytes in hex, as 00:04:…",
+                    DUIDS.join(", ")
+                ),
+            ));
         }
         self.validate_metrics()?;
         if let Some(mode) = self.addr_gen_mode.as_deref().filter(|m| addr_gen_number(m).is_none()) {
@@ -504,7 +539,10 @@ impl Ip {
         let custom = profile.str(s, "dhcp-hostname").or_else(|| profile.str(s, "dhcp-fqdn"));
         self.dhcp_custom_hostname = custom.filter(|h| !h.is_empty()).map(str::to_owned);
         if ipv6 {
-            self.dhcp_duid = profile.str(s, "dhcp-duid").map(str::to_owned);
+            self.dhcp_duid = profile.str(s, "dhcp-duid").map(|id| match id {
+                "stable-uuid" => "uuid".to_owned(),
+                other => other.to_owned(),
+            });
         } else {
             self.dhcp_client_id = profile.str(s, "dhcp-client-id").map(|id| match id {
                 "mac" => "ll".to_owned(),
@@ -705,11 +743,12 @@ impl Ip {
         profile.put(s, "dhcp-timeout", i32::MAX);
         if ipv6 {
             profile.put(s, "ra-timeout", i32::MAX);
-            profile.put(
-                s,
-                "dhcp-duid",
-                self.dhcp_duid.clone().unwrap_or_else(|| "ll".to_owned()),
-            );
+            let id = match self.dhcp_duid.as_deref() {
+                None => "ll",
+                Some("uuid") => "stable-uuid",
+                Some(other) => other,
+            };
+            profile.put(s, "dhcp-duid", id);
             profile.put(s, "dhcp-iaid", "mac");
         } else {
             let id = match self.dhcp_client_id.as_deref() {
@@ -781,8 +820,10 @@ impl Ip {
                 tree.remove(key);
             }
         }
-        if tree.get("dhcp-client-id").and_then(Value::as_str) == Some("LL") {
-            tree.insert("dhcp-client-id".into(), "ll".into());
+        for (key, word, same) in [("dhcp-client-id", "LL", "ll"), ("dhcp-duid", "stable-uuid", "uuid")] {
+            if tree.get(key).and_then(Value::as_str) == Some(word) {
+                tree.insert(key.into(), same.into());
+            }
         }
     }
 }

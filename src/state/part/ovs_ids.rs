@@ -95,6 +95,14 @@ impl OvsIds {
     }
 }
 
+/// Takes them out of the profile of a card that is no port of Open vSwitch: NetworkManager refuses one that has them.
+pub fn only_in_ovs(profile: &mut Profile) {
+    let has = |key, what: &str| profile.str("connection", key).is_some_and(|t| t.starts_with(what));
+    if !has("type", "ovs-") && !has("slave-type", "ovs-") {
+        SETTINGS.iter().for_each(|(setting, _)| profile.remove_setting(setting));
+    }
+}
+
 /// Lays the wish over what is: named keys change or go, an empty map empties.
 pub fn merge(wish: &Keys, now: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     if wish.is_empty() {

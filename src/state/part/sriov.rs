@@ -305,6 +305,12 @@ impl Sriov {
         }
         // NetworkManager takes a number left out for 0 and would remove them all
         self.total_vfs = self.total_vfs.or(now.total_vfs);
+        if self.total_vfs.is_none() && self.vfs.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(Invalid::new(
+                "total-vfs",
+                "it is needed where nobody knows how many the card has",
+            ));
+        }
         self.max_vfs = None;
         self.validate()
     }
