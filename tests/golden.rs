@@ -415,8 +415,10 @@ async fn check(path: &Path, installed: &str, files: &mut Files) -> Result<(), St
         ));
     }
     let before = host.now();
-    let mut here = Facts::default();
-    here.nm_version = installed.to_owned();
+    let here = Facts {
+        nm_version: installed.to_owned(),
+        ..Facts::default()
+    };
     if here.nm_at_least(&before.facts.nm_version) {
         let saved = plan_.waves.iter().flatten().filter_map(|step| match step {
             Step::Save { profile, .. } => Some((keyfile::write(profile), path.to_owned())),

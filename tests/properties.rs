@@ -1,7 +1,10 @@
 //! What holds for every document: its print reads back as the same, carried out once there is nothing left to do, and no text whatsoever
 //! makes the parser fall over.
 
+mod common;
+
 use netwright::host::fake::FakeHost;
+use netwright::nm::keyfile;
 use netwright::plan::plan;
 use netwright::probe::Prober;
 use netwright::state::NetworkState;
@@ -410,6 +413,24 @@ proptest! {
         let kept = |l: &&String| !l.ends_with("kept by a profile of its own from now on");
         let rest: Vec<&String> = plan.lines.iter().filter(kept).collect();
         prop_assert!(rest.is_empty(), "{rest:#?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn networkmanager_takes_what_is_stored(documents in vec(document(), 1..4)) {
+        let host = FakeHost::with_cards(&CARDS);
+        for document in &documents {
+            carry_out(&host, document)?;
+        }
+        let stored = host.now().facts.profiles;
+        let files = stored.iter().map(|p| (p.uuid().to_owned(), keyfile::write(&p.profile))).filter(|(uuid, _)| uuid != "lo");
+        if common::may_run() {
+            let refused = common::refused_by_nmcli(files);
+            prop_assert!(refused.is_empty(), "{}", refused.join("\n"));
+        }
     }
 }
 

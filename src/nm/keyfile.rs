@@ -1,5 +1,6 @@
 //! A profile as the text of a `.nmconnection` file (nm-settings-keyfile(5)). Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::profile::{Dict, Profile, Value};
@@ -69,7 +70,7 @@ fn section(setting: &str, keys: &Dict) -> Vec<(String, String)> {
                     .zip(list)
                     .map(|(n, d)| (format!("routing-rule{n}"), rule(d, setting == "ipv6"))),
             ),
-            ("bond", "options", Value::StrMap(map)) => lines.extend(map.clone()),
+            ("bond", "options", Value::StrMap(map)) => lines.extend(texts(map)),
             ("bridge" | "bridge-port", "vlans", Value::Dicts(list)) => {
                 lines.push((key.clone(), list.iter().map(vlan).collect::<Vec<_>>().join(", ")))
             }
@@ -80,8 +81,8 @@ fn section(setting: &str, keys: &Dict) -> Vec<(String, String)> {
             ("sriov", "vfs", Value::Dicts(list)) => lines.extend(list.iter().map(vf)),
             ("802-1x", _, Value::Bytes(path)) => lines.push((key.clone(), file_path(path))),
             ("wireguard", "peers", _) | ("vpn", "secrets", _) => {}
-            (_, "data", Value::StrMap(map)) if setting == "vpn" || setting == "user" => lines.extend(map.clone()),
-            (_, "data", Value::StrMap(map)) => lines.extend(map.iter().map(|(k, v)| (format!("data.{k}"), v.clone()))),
+            (_, "data", Value::StrMap(map)) if setting == "vpn" || setting == "user" => lines.extend(texts(map)),
+            (_, "data", Value::StrMap(map)) => lines.extend(texts(map).map(|(k, v)| (format!("data.{k}"), v))),
             (_, _, value) => lines.extend(plain(value).map(|text| (key.clone(), text))),
         }
     }
@@ -102,9 +103,24 @@ fn extra_sections(setting: &str, keys: &Dict, out: &mut String) {
         }
     }
     if let ("vpn", Some(Value::StrMap(secrets))) = (setting, keys.get("secrets")) {
-        let lines: Vec<_> = secrets.clone().into_iter().collect();
-        push(out, "vpn-secrets", &lines);
+        push(out, "vpn-secrets", &texts(secrets).collect::<Vec<_>>());
     }
+}
+
+/// Keys that people chose, and their texts.
+fn texts(map: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> + '_ {
+    map.iter().map(|(key, text)| (escape_key(key), escape(text)))
+}
+
+/// `nm_keyfile_key_encode`: what could be taken for something else as its number.
+fn escape_key(key: &str) -> String {
+    key.bytes().fold(String::new(), |mut out, byte| {
+        match byte.is_ascii_alphanumeric() || b"-_./+".contains(&byte) {
+            true => out.push(char::from(byte)),
+            false => drop(write!(out, "\\{byte:02X}")),
+        }
+        out
+    })
 }
 
 /// A value that needs no syntax of its own.
@@ -120,7 +136,7 @@ fn plain(value: &Value) -> Option<String> {
         Value::U64(v) => v.to_string(),
         Value::Str(v) => escape(v),
         Value::Bytes(v) => crate::scalar::mac_text(v),
-        Value::Strs(v) => list(v.iter().map(|s| escape(s)).collect()),
+        Value::Strs(v) => list(v.iter().map(|s| escape(s).replace(';', "\\;")).collect()),
         Value::U32s(v) => list(v.iter().map(ToString::to_string).collect()),
         Value::StrMap(_) | Value::Dict(_) | Value::Dicts(_) => return None,
     })
@@ -314,6 +330,8 @@ mod tests {
             ])],
         );
         p.put("ipv4", "dns-search", vec!["a.example".to_owned()]);
+        let keys = BTreeMap::from([("a=b".to_owned(), " c\\d\n".to_owned())]);
+        p.put("ovs-external-ids", "data", keys);
         let want = "[connection]
 id=br0
 type=bridge
@@ -329,6 +347,9 @@ dns-search=a.example;
 method=manual
 route1=198.51.100.0/24,192.0.2.254,5
 route1_options=table=100
+
+[ovs-external-ids]
+data.a\\3Db=\\sc\\\\d\\n
 ";
         assert_eq!(write(&p), want);
     }

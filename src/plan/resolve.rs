@@ -273,6 +273,7 @@ fn interface(wish: &Interface, names: &Names<'_>) -> Result<Interface, Invalid> 
         found.parts.refuse_beyond_kernel()?;
     }
     found.kind.complete(current.map(|c| &c.kind))?;
+    found.parts.refuse_over(current.map(|c| &c.parts))?;
     for (key, ipv6, ip) in [("ipv4", false, &mut found.ipv4), ("ipv6", true, &mut found.ipv6)] {
         if let Some(ip) = ip {
             let now = current.and_then(|c| c.ip(ipv6));

@@ -255,7 +255,7 @@ fn is_duid(text: &str) -> bool {
             .split(':')
             .all(|b| matches!(b.len(), 1 | 2) && hex(b))
             .then(|| text.split(':').count()),
-        false => (text.len() % 2 == 0 && hex(text)).then_some(text.len() / 2),
+        false => (text.len().is_multiple_of(2) && hex(text)).then_some(text.len() / 2),
     };
     DUIDS.contains(&text) || bytes.is_some_and(|n| (3..=130).contains(&n))
 }

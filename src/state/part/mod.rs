@@ -43,6 +43,10 @@ pub trait Part: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn refuse_unsupported(&self, _link: Option<&Link>, _facts: &Facts) -> Result<(), Invalid> {
         Ok(())
     }
+    /// Faults of wish and what is there together.
+    fn refuse_over(&self, _current: Option<&Self>) -> Result<(), Invalid> {
+        Ok(())
+    }
     /// Writes what was asked for over a profile; keys that are left out stay.
     fn to_profile(&self, profile: &mut Profile);
     /// What kernel and NetworkManager would show of a link with this profile: the other way round from `from_facts`.
@@ -106,6 +110,15 @@ macro_rules! parts {
             pub fn refuse_unsupported(&self, link: Option<&Link>, facts: &Facts) -> Result<(), Invalid> {
                 $(if let Some(part) = &self.$field {
                     part.refuse_unsupported(link, facts).map_err(|e| e.under(<$ty>::KEY))?;
+                })*
+                Ok(())
+            }
+
+            /// Refuses what cannot be laid over what is there.
+            pub fn refuse_over(&self, current: Option<&Parts>) -> Result<(), Invalid> {
+                $(if let Some(part) = &self.$field {
+                    let now = current.and_then(|c| c.$field.as_ref());
+                    part.refuse_over(now).map_err(|e| e.under(<$ty>::KEY))?;
                 })*
                 Ok(())
             }

@@ -95,6 +95,11 @@ impl OvsIds {
     }
 }
 
+/// `nm_setting_ovs_external_ids_check_key`.
+fn storable(key: &str) -> bool {
+    key.len() <= 255 && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-./=_".contains(&b))
+}
+
 /// Takes them out of the profile of a card that is no port of Open vSwitch: NetworkManager refuses one that has them.
 pub fn only_in_ovs(profile: &mut Profile) {
     let has = |key, what: &str| profile.str("connection", key).is_some_and(|t| t.starts_with(what));
@@ -137,6 +142,20 @@ impl Part for OvsIds {
         Ok(())
     }
 
+    fn refuse_over(&self, current: Option<&Self>) -> Result<(), Invalid> {
+        let now = current.map(Self::maps);
+        for (at, (name, keys)) in self.maps().into_iter().enumerate() {
+            let there = now.and_then(|maps| maps[at].1);
+            let new = |(key, value): &(&String, &Option<String>)| there.and_then(|t| t.get(*key)) != Some(*value);
+            let mut asked = keys.into_iter().flatten().filter(new);
+            if let Some((key, _)) = asked.find(|(key, value)| value.is_some() && !storable(key)) {
+                let why = "NetworkManager takes keys of up to 255 of A–Z a–z 0–9 and + - . / = _";
+                return Err(Invalid::new(format!("{name}.{key}"), why));
+            }
+        }
+        Ok(())
+    }
+
     fn refuse_unsupported(&self, _link: Option<&Link>, facts: &Facts) -> Result<(), Invalid> {
         match self.other_config {
             Some(_) => facts.needs_nm("1.42", "other_config", "other_config of Open vSwitch"),
@@ -151,7 +170,10 @@ impl Part for OvsIds {
                 Some(profile::Value::StrMap(map)) => map.clone(),
                 _ => BTreeMap::new(),
             };
-            match merge(wish, &now) {
+            let mut data = merge(wish, &now);
+            // what others wrote into the database stays there without
+            data.retain(|key, _| storable(key));
+            match data {
                 data if data.is_empty() => profile.remove_setting(setting),
                 data => profile.put(setting, "data", data),
             }
