@@ -217,27 +217,38 @@ impl fmt::Display for Id {
     }
 }
 
-/// What is wrong with a kernel interface name (`dev_valid_name` in the kernel: 1–15 bytes, no `/`, `:`, blank; not `.` or `..`).
+/// What is wrong with a kernel interface name: 1–15 bytes, no `/`, `:`, blank; not `.` or `..` (`dev_valid_name` in the kernel), and what
+/// NetworkManager does not take besides, as it is something else in sysfs or sysctl (`nm_utils_ifname_valid_kernel`).
 pub fn bad_interface_name(name: &str) -> Option<String> {
-    if name.len() > 15 {
+    let odd = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace();
+    if name.is_empty() {
+        Some("an interface name must not be empty".to_owned())
+    } else if name.len() > 15 {
+        let n = name.len();
         Some(format!(
-            "interface name '{name}' has {} characters; the kernel allows 15",
-            name.len()
+            "interface name '{name}' has {n} characters; the kernel allows 15"
+        ))
+    } else if name.contains(odd) || matches!(name, "." | "..") {
+        let why = "may not be '.', '..' or hold '/', ':', '%' or blanks";
+        Some(format!("interface name '{name}' {why}"))
+    } else if matches!(name, "all" | "default" | "bonding_masters") {
+        Some(format!(
+            "'{name}' means something else to the kernel and cannot be the name of an interface"
         ))
     } else {
-        bad_long_name(name)
+        None
     }
 }
 
-/// What is wrong with the name of something that is no kernel link (a bridge of Open vSwitch): it may be longer.
-pub fn bad_long_name(name: &str) -> Option<String> {
-    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
+/// What is wrong with the name of something in Open vSwitch that is no kernel link: it may be longer (`nm_utils_ifname_valid` for
+/// `NMU_IFACE_OVS`).
+pub fn bad_ovs_name(name: &str) -> Option<String> {
+    let odd = |c: char| matches!(c, '/' | '\\') || !c.is_ascii_graphic();
     if name.is_empty() {
-        Some("an interface name must not be empty".to_owned())
-    } else if name.contains(odd) || name == "." || name == ".." {
-        Some(format!(
-            "interface name '{name}' may not be '.', '..' or hold '/', ':' or blanks"
-        ))
+        Some("a name must not be empty".to_owned())
+    } else if name.contains(odd) || matches!(name, "." | "..") {
+        let why = "may not be '.', '..' or hold '/', '\\', blanks or letters beyond ASCII";
+        Some(format!("name '{name}' {why}"))
     } else {
         None
     }

@@ -11,6 +11,7 @@ use crate::error::Invalid;
 use crate::observation::Observation;
 use crate::plan::{Options, offline, resolve, topology};
 use crate::scalar::{Id, Space};
+use crate::state::iface::AnyKind;
 use crate::state::{NetworkState, features};
 
 /// Flags of `netwright statistic`.
@@ -72,24 +73,34 @@ fn chain(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
     if !ip.is_empty() {
         words.push(ip);
     }
-    let mut above = vec![];
-    let mut at = id.clone();
-    while let Some(next) = topology::controller_after(&at, graph, seen).filter(|_| above.len() < 16) {
-        if next.space != Space::OvsPort {
-            above.push(kind(&next, graph, seen));
-        }
-        at = next;
+    if !stands_on_its_controller(id, graph, seen) {
+        let above = controllers(id, graph, seen);
+        words.extend(above.iter().rev().map(|c| kind(c, graph, seen)));
     }
-    words.extend(above);
     words.push(kind(id, graph, seen));
     words.extend(below(id, graph, seen, 0));
     words.join(" -> ")
+}
+
+/// Its controller, the controller of that, and so on.
+fn controllers(id: &Id, graph: &topology::Graph, seen: &Observation) -> Vec<Id> {
+    let next = |at: &Id| topology::controller_after(at, graph, seen);
+    let all = std::iter::successors(next(id), next).take(16);
+    all.filter(|c| c.space != Space::OvsPort).collect()
+}
+
+/// An interface of Open vSwitch is how the node itself uses the bridge: the bridge is below it.
+fn stands_on_its_controller(id: &Id, graph: &topology::Graph, seen: &Observation) -> bool {
+    let wish = graph.get(id).map(|t| &t.wish.kind);
+    let kind = wish.or_else(|| seen.interface(id).map(|i| &i.kind));
+    kind.is_some_and(AnyKind::needs_controller)
 }
 
 fn kind(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
     let wish = graph.get(id).map(|t| t.wish.kind.type_name());
     let name = wish
         .or_else(|| seen.interface(id).map(|i| i.kind.type_name()))
+        .filter(|name| !name.is_empty())
         .unwrap_or("unknown");
     // a veth is an ethernet to most users
     if name == "veth" {
@@ -108,13 +119,12 @@ fn below(id: &Id, graph: &topology::Graph, seen: &Observation, level: usize) -> 
     else {
         return vec![];
     };
-    let next: Vec<Id> = kinds
-        .ports()
-        .unwrap_or_default()
-        .into_iter()
-        .chain(kinds.parents())
-        .map(Id::kernel)
-        .collect();
+    let ports = kinds.ports().unwrap_or_default().into_iter().map(Id::kernel);
+    let ports = ports.filter(|p| !stands_on_its_controller(p, graph, seen));
+    let mut next: Vec<Id> = ports.chain(kinds.parents().into_iter().map(Id::kernel)).collect();
+    if stands_on_its_controller(id, graph, seen) {
+        next.extend(controllers(id, graph, seen).into_iter().next());
+    }
     let ways = next.iter().filter(|_| level < 16).map(|n| {
         let mut way = vec![kind(n, graph, seen)];
         way.extend(below(n, graph, seen, level + 1));

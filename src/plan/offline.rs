@@ -80,8 +80,9 @@ pub fn stage(desired: &NetworkState) -> Observation {
     let routes = desired.routes.iter().flat_map(|r| r.config.iter().flatten());
     named.extend(routes.filter_map(|r| r.next_hop_interface.clone()));
     for name in named {
-        // nobody can tell which interface a virtual function will be
-        if !made.contains(name.as_str()) && !name.starts_with(VIRTUAL_FUNCTION) && taken.insert(name.clone()) {
+        // nobody can tell which interface a virtual function will be: `sriov:eth1:0` is no name of one
+        let could_be = scalar::bad_interface_name(&name).is_none();
+        if could_be && !made.contains(name.as_str()) && taken.insert(name.clone()) {
             there.interfaces.push(Interface::bare(&name, "ethernet"));
         }
     }

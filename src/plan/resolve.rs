@@ -248,7 +248,7 @@ fn interface(wish: &Interface, names: &Names<'_>) -> Result<Interface, Invalid> 
     let bad = match kernel_link {
         true => scalar::bad_interface_name(&found.base.name),
         false if found.kind.space() == Space::Vpn => None,
-        false => scalar::bad_long_name(&found.base.name),
+        false => scalar::bad_ovs_name(&found.base.name),
     };
     if let Some(why) = bad {
         return Err(Invalid::new("name", why));

@@ -244,6 +244,7 @@ fn claimable(controller: &Interface, port: &str, graph: &Graph, seen: &Observati
         None if seen.interface(&id).is_none() && !makes() => Err(format!(
             "port '{port}' does not exist on the node and is not in this document"
         )),
+        None if seen.interface(&id).is_none() => scalar::bad_interface_name(port).map_or(Ok(()), Err),
         Some(t) if t.wish.is_absent() => Err(format!("port '{port}' is made absent by the same document")),
         Some(t) if !t.wish.is_up() => Err(format!("port '{port}' is taken down by the same document")),
         Some(t) => match t.wish.base.controller.as_deref() {
@@ -261,6 +262,9 @@ fn claimable(controller: &Interface, port: &str, graph: &Graph, seen: &Observati
 }
 
 fn takes(controller: &Interface, port: &Interface) -> Result<(), String> {
+    if port.kind.stays_up() {
+        return Err(format!("{} cannot be a port", port.name()));
+    }
     controller.kind.refuses_port(port.kind.type_name()).map_or(Ok(()), Err)
 }
 

@@ -298,7 +298,7 @@ impl Kind for OvsBridge {
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
         for (i, port) in self.list().enumerate() {
             let at = format!("bridge.port[{i}]");
-            if let Some(why) = scalar::bad_long_name(&port.name) {
+            if let Some(why) = scalar::bad_ovs_name(&port.name) {
                 return Err(Invalid::new(format!("{at}.name"), why));
             }
             port.section().validate().map_err(|e| e.under(&at))?;

@@ -205,7 +205,7 @@ impl Kind for OvsInterface {
         let Some(Patch { peer }) = &self.patch else {
             return Ok(());
         };
-        if let Some(why) = scalar::bad_long_name(peer) {
+        if let Some(why) = scalar::bad_ovs_name(peer) {
             return Err(Invalid::new("patch.peer", why));
         }
         if peer == cx.name {

@@ -381,7 +381,7 @@ impl Ip {
                 ));
             }
         }
-        if let Some(duid) = self.dhcp_duid.as_deref().filter(|d| !is_duid(d)) {
+        if let Some(duid) = self.dhcp_duid.as_deref().filter(|d| !d.is_empty() && !is_duid(d)) {
             return Err(Invalid::new(
                 "dhcp-duid",
                 format!(
@@ -744,7 +744,7 @@ impl Ip {
         if ipv6 {
             profile.put(s, "ra-timeout", i32::MAX);
             let id = match self.dhcp_duid.as_deref() {
-                None => "ll",
+                None | Some("") => "ll",
                 Some("uuid") => "stable-uuid",
                 Some(other) => other,
             };
@@ -752,7 +752,7 @@ impl Ip {
             profile.put(s, "dhcp-iaid", "mac");
         } else {
             let id = match self.dhcp_client_id.as_deref() {
-                None | Some("ll" | "LL") => "mac",
+                None | Some("" | "ll" | "LL") => "mac",
                 Some("iaid+duid") => "duid",
                 Some(other) => other,
             };
@@ -820,7 +820,12 @@ impl Ip {
                 tree.remove(key);
             }
         }
-        for (key, word, same) in [("dhcp-client-id", "LL", "ll"), ("dhcp-duid", "stable-uuid", "uuid")] {
+        for (key, word, same) in [
+            ("dhcp-client-id", "LL", "ll"),
+            ("dhcp-client-id", "", "ll"),
+            ("dhcp-duid", "stable-uuid", "uuid"),
+            ("dhcp-duid", "", "ll"),
+        ] {
             if tree.get(key).and_then(Value::as_str) == Some(word) {
                 tree.insert(key.into(), same.into());
             }

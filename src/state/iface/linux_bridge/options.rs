@@ -227,11 +227,25 @@ impl Options {
                 return Err(Invalid::new(key, format!("{v} is outside 0–{high}")));
             }
         }
+        for (key, mask) in [
+            ("group-forward-mask", self.group_forward_mask),
+            ("group-fwd-mask", self.group_fwd_mask),
+        ] {
+            // BR_GROUPFWD_RESTRICTED
+            if mask.is_some_and(|m| m & 7 != 0) {
+                let why = "bits 0, 1 and 2 (spanning tree, pause frames, LACP) are never forwarded";
+                return Err(Invalid::new(key, why));
+            }
+        }
         if let (Some(one), Some(other)) = (self.group_forward_mask, self.group_fwd_mask)
             && one != other
         {
             let why = format!("it is the same number as group-forward-mask, which is {one}");
             return Err(Invalid::new("group-fwd-mask", why));
+        }
+        // br_multicast_set_hash_max
+        if let Some(max) = self.hash_max.filter(|max| !max.is_power_of_two()) {
+            return Err(Invalid::new("hash-max", format!("{max} is not a power of two")));
         }
         match self.vlan_protocol.as_deref() {
             None | Some("802.1q" | "802.1ad") => {}
