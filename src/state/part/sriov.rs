@@ -11,6 +11,9 @@ use crate::facts::{self, Link};
 use crate::profile::{self, Dict, Profile};
 use crate::scalar;
 
+/// `NumVFs` of the SR-IOV capability has 16 bits (PCI Express, 9.3.3.7).
+const MOST: u32 = 65535;
+
 /// Section `sr-iov`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -273,6 +276,12 @@ impl Sriov {
 
     /// Faults that can be told without looking at the node.
     pub fn validate(&self) -> Result<(), Invalid> {
+        if let Some(total) = self.total_vfs.filter(|t| *t > MOST) {
+            return Err(Invalid::new(
+                "total-vfs",
+                format!("{total} is more than the {MOST} that PCI can count"),
+            ));
+        }
         let list = self.vfs.as_deref().unwrap_or_default();
         for (i, vf) in list.iter().enumerate() {
             let at = format!("vfs[{i}]");
