@@ -287,6 +287,7 @@ impl<'a> Work<'a> {
         let reapply = running && !wire && !recreate && !touched.renewed && (made.save || off != Off::Link);
         self.dropped_addresses(id, touched);
         self.describe_up(id, touched, &made, running);
+        self.describe_functions(id, &made);
         if made.save {
             self.save(id, &made);
         }
@@ -391,6 +392,19 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// NetworkManager reapplies nothing of `sriov`, and a card that it activates anew gets all its virtual functions anew: whoever uses one wants
+    /// to know.
+    fn describe_functions(&mut self, id: &Id, made: &Made) {
+        let now = self.seen.facts.link(&id.name).and_then(|l| l.sriov.as_ref());
+        let count = now.map_or(0, |s| s.count);
+        if count > 0 && made.keys.iter().flatten().any(|k| k.starts_with("sriov.")) {
+            let name = &id.name;
+            self.lines.push(format!(
+                "interfaces[{name}].ethernet.sr-iov: all its {count} virtual functions are made anew"
+            ));
+        }
+    }
+
     fn describe_up(&mut self, id: &Id, touched: &Touched, made: &Made, running: bool) {
         if let Some(bridge) = made.controller.as_ref().filter(|_| id.space == Space::OvsPort) {
             // a port of Open vSwitch shows as an entry of its bridge
@@ -453,13 +467,16 @@ fn stale(base: &SavedProfile, profile: &Profile, seen: &Observation) -> bool {
 }
 
 /// Keys that a live device cannot take by Reapply: who it is, whose port, and what NetworkManager only looks at when it activates.
-const MEMBERSHIP: [&str; 10] = [
+const MEMBERSHIP: [&str; 13] = [
     "connection.mptcp-flags",
     "connection.master",
     "connection.slave-type",
     "connection.type",
     "connection.interface-name",
     "veth.peer",
+    "sriov.total-vfs",
+    "sriov.vfs",
+    "sriov.autoprobe-drivers",
     // read only when the port joins
     "bond-port.prio",
     "bond-port.queue-id",

@@ -6,7 +6,7 @@
 # `start` runs as root after NetworkManager and Open vSwitch are up, with /payload read-only; exit code 100 asks for a reboot,
 # after which it runs again. Nothing the machine writes outlives this command.
 # It has nic0 (10.0.2.15, gateway 10.0.2.2: the way out that leads nowhere), nic1 … nic4, and far1 … far4 at the other end of
-# their cables. VM_LIMIT is how long it may run, in seconds (default 3600). VM_QEMU_ARGS are added to QEMU's.
+# their cables; where QEMU has the igb card, also enp1s0 with up to seven virtual functions. VM_LIMIT is how long it may run, in seconds (default 3600). VM_QEMU_ARGS are added to QEMU's.
 set -euo pipefail
 # shellcheck source=tests/bed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../bed/lib.sh"
@@ -63,6 +63,11 @@ for n in 1 2 3 4; do
   cards+=(-netdev "hubport,id=n$n,hubid=$n" -device "virtio-net-pci,netdev=n$n,mac=52:54:00:00:01:0$n,romfile="
     -netdev "hubport,id=f$n,hubid=$n" -device "virtio-net-pci,netdev=f$n,mac=52:54:00:00:02:0$n,romfile=")
 done
+# A card with virtual functions, from QEMU 8.0 on: enp1s0, as it is the first behind a port of the root complex.
+if qemu-system-x86_64 -device help 2>/dev/null | grep -q '"igb"'; then
+  cards+=(-device "pcie-root-port,id=port1,chassis=1,slot=9" -netdev "user,id=igb,restrict=on"
+    -device "igb,netdev=igb,bus=port1,mac=52:54:00:00:03:01,romfile=")
+fi
 qemu-img create -q -f qcow2 -b "$image/disk.img" -F raw "$work/disk"
 : >"$work/results"
 tail -n +1 -s 0.2 -f "$work/results" | grep --line-buffered -v '^end [0-9]*$' &

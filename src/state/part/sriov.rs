@@ -354,17 +354,7 @@ impl Sriov {
         let mut list = entries(profile);
         match vfs.as_deref() {
             Some([]) => list.clear(),
-            Some(wishes) => {
-                let total = total_vfs.unwrap_or(0);
-                for id in 0..total {
-                    let plain = || Dict::from([("index".to_owned(), id.into())]);
-                    list.entry(id).or_insert_with(plain);
-                }
-                for vf in wishes {
-                    vf.to_nm(list.entry(vf.id).or_default());
-                }
-            }
-            None => {}
+            wishes => (wishes.into_iter().flatten()).for_each(|vf| vf.to_nm(list.entry(vf.id).or_default())),
         }
         list.retain(|id, _| total_vfs.is_none_or(|total| *id < total));
         match list.is_empty() {
