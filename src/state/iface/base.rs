@@ -231,6 +231,9 @@ impl Base {
                 format!("'{text}' is not a PCI address such as 0000:00:1f.4"),
             ));
         }
+        if self.profile_name.as_deref() == Some("") {
+            return Err(Invalid::new("profile-name", "it must not be empty"));
+        }
         match self.identifier.unwrap_or_default() {
             Identifier::MacAddress if self.mac_address.is_none() => {
                 return Err(Invalid::new("identifier", "mac-address needs the key mac-address"));

@@ -42,6 +42,9 @@ pub struct Ieee8021x {
 const SETTING: &str = "802-1x";
 /// Before a path in NetworkManager's values, which end with a zero byte.
 const SCHEME: &str = "file://";
+/// What NetworkManager takes as `802-1x.phase2-auth`.
+const INNER: [&str; 8] = ["pap", "chap", "mschap", "mschapv2", "gtc", "otp", "md5", "tls"];
+
 /// What NetworkManager takes as `802-1x.eap`.
 const METHODS: [&str; 9] = ["leap", "md5", "tls", "peap", "ttls", "pwd", "fast", "sim", "external"];
 
@@ -93,6 +96,11 @@ impl Part for Ieee8021x {
                 let why = format!("'{method}' is none of {}", METHODS.join(", "));
                 return Err(Invalid::new(format!("eap-methods[{i}]"), why));
             }
+        }
+        let inner = self.phase2_auth.as_deref().filter(|m| !m.is_empty());
+        if let Some(wrong) = inner.filter(|m| !INNER.contains(m)) {
+            let why = format!("'{wrong}' is none of {}", INNER.join(", "));
+            return Err(Invalid::new("phase2-auth", why));
         }
         for (key, path) in [
             ("private-key", &self.private_key),

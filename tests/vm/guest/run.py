@@ -254,6 +254,11 @@ def hold(checks):
 # --- the whole node, to see that nothing is left or lost ---------------------------------------------------------------
 
 
+def virtual_function(name):
+    """Its address is drawn whenever the driver makes it."""
+    return name.startswith("enp1s0v")
+
+
 def links():
     """Links by name as far as somebody configures them. In one dump: between two a link may come or go."""
     rows = {}
@@ -261,7 +266,7 @@ def links():
         info = link.get("linkinfo", {})
         rows[link["ifname"]] = {
             "mtu": link["mtu"],
-            "address": link.get("address"),
+            "address": None if virtual_function(link["ifname"]) else link.get("address"),
             "up": "UP" in link["flags"],
             "promiscuous": link.get("promiscuity", 0) > 0,
             "controller": link.get("master"),
@@ -329,9 +334,9 @@ def shown():
             for family in ["ipv4", "ipv6"]:
                 for key in ["addr-gen-mode", "prefix-route-metric"]:
                     interface[family].pop(key, None)
-        if interface["name"].startswith("enp1s0v"):
-            # drawn whenever the driver makes them
-            interface.pop("permanent-mac-address", None)
+        if virtual_function(interface["name"]):
+            for key in ["mac-address", "permanent-mac-address"]:
+                interface.pop(key, None)
         options = interface.get("bridge", {}).get("options", {})
         for key in ["gc-timer", "hello-timer"]:
             options.pop(key, None)
