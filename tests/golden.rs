@@ -22,6 +22,7 @@ use netwright::host::kept::{Before, Written};
 use netwright::host::{Host, restore};
 use netwright::nm::keyfile;
 use netwright::observation::Observation;
+use netwright::plan::revert::revert;
 use netwright::plan::{self, plan_with};
 use netwright::probe::Prober;
 use netwright::profile::{self, Dict};
@@ -340,6 +341,26 @@ impl Node {
     }
 }
 
+impl Case {
+    /// The node before the wish.
+    async fn stage(&self) -> Result<FakeHost, String> {
+        let cards: Vec<&str> = self.cards.iter().map(Card::name).collect();
+        let host = FakeHost::with_cards(&cards);
+        host.meddle(|facts| furnish(self, facts));
+        host.meddle(|facts| self.node.before(facts));
+        self.before.set_up(&host);
+        for document in &self.given {
+            let outcome = apply(&host, document, &Choices::default()).await;
+            if outcome != Outcome::Applied {
+                return Err(format!("a given document was not applied: {outcome:?}"));
+            }
+        }
+        host.meddle(|facts| self.node.after(facts));
+        self.meanwhile.set_up(&host);
+        Ok(host)
+    }
+}
+
 async fn apply(host: &FakeHost, document: &Value, choices: &Choices) -> Outcome {
     let state = NetworkState::from_json(document.clone()).expect("a given document parses");
     let options = Options {
@@ -366,19 +387,7 @@ async fn check(path: &Path, installed: &str, files: &mut Files) -> Result<(), St
             return Err(format!("its print reads as something else:\n{}", yaml::write(&wish)));
         }
     }
-    let cards: Vec<&str> = case.cards.iter().map(Card::name).collect();
-    let host = FakeHost::with_cards(&cards);
-    host.meddle(|facts| furnish(&case, facts));
-    host.meddle(|facts| case.node.before(facts));
-    case.before.set_up(&host);
-    for document in &case.given {
-        let outcome = apply(&host, document, &Choices::default()).await;
-        if outcome != Outcome::Applied {
-            return Err(format!("a given document was not applied: {outcome:?}"));
-        }
-    }
-    host.meddle(|facts| case.node.after(facts));
-    case.meanwhile.set_up(&host);
+    let host = case.stage().await?;
     let choices = plan::Options {
         memory_only: case.options.memory_only,
         override_iface: case.options.override_iface,
@@ -446,10 +455,11 @@ async fn check(path: &Path, installed: &str, files: &mut Files) -> Result<(), St
             if !case.options.memory_only && !half_done(path) {
                 shown_is_as_it_is(&host)?;
             }
-            match plan_.more {
-                true => Ok(()),
-                false => is_led_back(&host, &before, &plan_.waves).await,
+            if plan_.more {
+                return Ok(());
             }
+            is_reverted(&case, path).await?;
+            is_led_back(&host, &before, &plan_.waves).await
         }
         other => {
             let wish = NetworkState::from_json(case.desired).expect("parsed before");
@@ -459,6 +469,40 @@ async fn check(path: &Path, installed: &str, files: &mut Files) -> Result<(), St
                 again.map(|p| (p.lines, p.waves))
             ))
         }
+    }
+}
+
+/// The inverse of the wish, as it is kept in an enactment, leads back to what was.
+async fn is_reverted(case: &Case, path: &Path) -> Result<(), String> {
+    // a bridge that is only a word in a mapping, a port that only ovs-vsctl knows, attributes that a route keeps where they are not named,
+    // a profile of many interfaces
+    let beyond = [
+        "ovs/ovn-last-mapping-removed.yaml",
+        "ovs/ovn-mapping-changed.yaml",
+        "ovs/ovn-mapping-removed.yaml",
+        "ovs/ports-of-others-are-kept.yaml",
+        "route/attribute-added-to-the-route-there-is.yaml",
+        "route/what-the-document-cannot-say-stays.yaml",
+        "state/shared-profile-is-cloned.yaml",
+    ];
+    if beyond.iter().any(|c| path.ends_with(c)) || case.options.memory_only || case.options.override_iface {
+        return Ok(());
+    }
+    let host = case.stage().await?;
+    let before = host.now();
+    let wish = NetworkState::from_json(case.desired.clone()).expect("parsed before");
+    let back = revert(&wish, &before).map_err(|e| format!("it has no inverse: {e}"))?;
+    let kept = yaml::write(&back);
+    let back = yaml::read(&kept).map_err(|e| e.to_string())?;
+    apply(&host, &case.desired, &case.options).await;
+    match apply(&host, &back, &Choices::default()).await {
+        Outcome::Applied | Outcome::Unchanged => {}
+        other => return Err(format!("its inverse is not applied: {other:?}\n{kept}")),
+    }
+    let lacking = lacking(&common::shape(&before.state), &common::shape(&host.now().state));
+    match lacking.is_empty() {
+        true => Ok(()),
+        false => Err(format!("its inverse does not lead back: {lacking:?}\n{kept}")),
     }
 }
 

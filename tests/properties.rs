@@ -6,8 +6,9 @@ mod common;
 use netwright::host::fake::FakeHost;
 use netwright::nm::keyfile;
 use netwright::plan::plan;
+use netwright::plan::revert::revert;
 use netwright::probe::Prober;
-use netwright::state::NetworkState;
+use netwright::state::{NetworkState, tree};
 use netwright::transaction::{Options, Outcome, run};
 use netwright::yaml;
 use proptest::collection::vec;
@@ -397,6 +398,26 @@ proptest! {
             let again = plan(&state, &host.now()).map_err(|e| TestCaseError::fail(format!("the second time: {e}")))?;
             prop_assert!(again.is_empty(), "{:#?}\n{:#?}", again.lines, again.waves);
         }
+    }
+
+    #[test]
+    fn the_inverse_leads_back(documents in vec(document(), 1..3), last in document()) {
+        let host = FakeHost::with_cards(&CARDS);
+        for document in &documents {
+            carry_out(&host, document)?;
+        }
+        let before = host.now();
+        let wish = NetworkState::from_json(last.clone()).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let Ok(back) = revert(&wish, &before) else { return Ok(()) };
+        if !carry_out(&host, &last)? {
+            return Ok(());
+        }
+        let kept = yaml::write(&back);
+        let back = yaml::read(&kept).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert!(carry_out(&host, &back)?, "its inverse is refused\n{}", kept);
+        let mut lacking = vec![];
+        tree::missing(&common::shape(&before.state), &common::shape(&host.now().state), "", &mut lacking);
+        prop_assert!(lacking.is_empty(), "its inverse does not lead back: {:?}\n{}", lacking, kept);
     }
 
     #[test]

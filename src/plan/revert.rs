@@ -5,13 +5,18 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::error::Invalid;
+use crate::facts::SavedProfile;
 use crate::observation::Observation;
 use crate::scalar::{Id, Space};
-use crate::state::iface::{Interface, State};
+use crate::state::iface::{Identifier, Interface, State};
+use crate::state::part::ip::Ip;
+use crate::state::route::Route;
+use crate::state::rule::Rule;
 use crate::state::{NetworkState, tree};
 
 use super::Options;
 use super::diff::{bare, pick};
+use super::profiles::Stock;
 use super::resolve::{self, comparable};
 use super::topology::{self, Graph, Membership, Touched};
 
@@ -22,10 +27,20 @@ pub fn revert(desired: &NetworkState, seen: &Observation) -> Result<NetworkState
     let graph = topology::spread(&resolved, seen, Options::default())?;
     let resolved = resolved.state;
     let now = seen.state.clone().running_config();
-    let mut out = sections(&resolved, &now, &graph);
+    let mut out = sections(&resolved, &now, &graph, seen);
     let mut back = NetworkState::from_json(Value::Object(std::mem::take(&mut out)))?;
     for (id, touched) in graph.iter().filter(|(id, _)| id.space != Space::OvsPort) {
         back.interfaces.extend(interface(id, touched, seen, &now, &graph)?);
+    }
+    for controller in left(&graph, seen, &now) {
+        match back.interfaces.iter_mut().find(|i| i.id() == controller.id()) {
+            Some(there) => {
+                let mut tree = there.tree();
+                tree.extend(controller.tree());
+                *there = Interface::from_tree(Value::Object(tree))?;
+            }
+            None => back.interfaces.push(controller),
+        }
     }
     Ok(back)
 }
@@ -98,49 +113,131 @@ fn interface(
     };
     if !touched.wish.is_up() {
         let was_up = current.base.state.unwrap_or_default() == State::Up;
-        return Ok((was_up || current.kind.is_virtual()).then(|| current.clone()));
+        return Ok((was_up || current.kind.is_virtual()).then(|| askable(current)));
     }
-    let (wish, is) = (&touched.wish, comparable(current));
-    let changed = pick(&comparable(wish), &wish.tree(), &is);
+    let is = current.tree();
+    let changed = changed(&touched.wish, current);
     let mut tree = bare(current).tree();
     let known = tree.len();
-    restore(&changed, &current.tree(), &mut tree);
-    if touched.wish.kind.must_recreate(&current.kind) {
-        // the other link starts from nothing
-        tree = sections_whole(&tree, &current.tree());
+    restore(&changed, &is, &mut tree);
+    // what stands together or not at all: options of a mode, written addresses that go with DHCP
+    let sections = current.kind.sections().iter().chain(["ipv4", "ipv6"].iter());
+    for key in sections {
+        if let (Some(back), Some(now)) = (tree.get_mut(*key), is.get(*key)) {
+            *back = now.clone();
+        }
     }
-    let moves = touched.member != Membership::Keeps
-        && topology::controller_after(id, graph, seen) != topology::controller_now(id, seen);
-    if moves {
+    if moves(id, touched, seen, graph) {
         let before = current.base.controller.clone().unwrap_or_default();
         tree.insert("controller".into(), before.into());
-        // an interface that becomes a port loses its addresses
-        for family in ["ipv4", "ipv6"] {
-            let had = current.tree().remove(family);
-            tree.extend(had.map(|ip| (family.to_owned(), ip)));
+        // an interface that becomes a port loses its addresses, one that is no port any more its keys
+        for family in ["ipv4", "ipv6", "ovs-db"] {
+            tree.extend(is.get(family).map(|ip| (family.to_owned(), ip.clone())));
+        }
+    }
+    if tree.contains_key("ipv4") || tree.contains_key("ipv6") {
+        tree.extend(is.get("wait-ip").map(|now| ("wait-ip".to_owned(), now.clone())));
+    }
+    for name in touched.wish.base.alt_names.iter().flatten() {
+        let had = current.base.alt_names.iter().flatten().any(|n| n.name == name.name);
+        if name.state != Some(State::Absent) && !had {
+            let list = tree.entry("alt-names").or_insert_with(|| json!([]));
+            let gone = json!({"name": name.name, "state": "absent"});
+            list.as_array_mut().into_iter().for_each(|list| list.push(gone.clone()));
+        }
+    }
+    let found_by = touched.wish.base.identifier;
+    if found_by.is_some() && found_by != current.base.identifier.or(Some(Identifier::Name)) {
+        for key in ["identifier", "mac-address", "pci-address", "profile-name"] {
+            tree.extend(is.get(key).map(|now| (key.to_owned(), now.clone())));
         }
     }
     let down = current.base.state.unwrap_or_default() != State::Up;
     if tree.len() == known && !down {
         return Ok(None);
     }
-    let whole = || Interface::from_tree(Value::Object(sections_whole(&tree, &current.tree())));
-    Interface::from_tree(Value::Object(tree.clone()))
-        .or_else(|_| whole())
-        .map(Some)
+    Interface::from_tree(Value::Object(tree)).map(Some)
+}
+
+/// Of the wish what is not so already, or will not be beside it.
+fn changed(wish: &Interface, current: &Interface) -> Map<String, Value> {
+    let mut changed = pick(&comparable(wish), &wish.tree(), &comparable(current));
+    shortened(&wish.tree(), &current.tree(), &mut changed);
+    for (key, ipv6) in [("ipv4", false), ("ipv6", true)] {
+        let now = current.ip(ipv6);
+        let stays = Ip::merge(&Ip::default(), now);
+        // a list that is shorter, or one that `dhcp: true` goes without, asks for nothing that is not there
+        if let Some(ip) = wish.ip(ipv6).filter(|ip| Ip::merge(ip, now) != stays) {
+            changed.insert(key.to_owned(), json!(ip));
+        }
+    }
+    changed
+}
+
+/// Adds lists and maps of the wish that ask for less than there is: nothing is lacking, yet something goes.
+fn shortened(wish: &Map<String, Value>, current: &Map<String, Value>, changed: &mut Map<String, Value>) {
+    for (key, value) in wish {
+        match (value, current.get(key)) {
+            (Value::Object(below), Some(Value::Object(now))) if !below.is_empty() => {
+                let mut inner = match changed.remove(key) {
+                    Some(Value::Object(inner)) => inner,
+                    _ => Map::new(),
+                };
+                shortened(below, now, &mut inner);
+                if !inner.is_empty() {
+                    changed.insert(key.clone(), Value::Object(inner));
+                }
+            }
+            (Value::Object(_) | Value::Array(_), Some(now @ (Value::Object(_) | Value::Array(_)))) if value != now => {
+                changed.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// It comes to another controller, or to none.
+fn moves(id: &Id, touched: &Touched, seen: &Observation, graph: &Graph) -> bool {
+    touched.member != Membership::Keeps
+        && topology::controller_after(id, graph, seen) != topology::controller_now(id, seen)
+}
+
+/// An interface as it can be asked for.
+fn askable(current: &Interface) -> Interface {
+    let mut asked = current.clone();
+    if !current.kind.is_ethernet() {
+        asked.base.mac_address = None;
+    }
+    asked
+}
+
+/// Controllers that lose a port which says nothing of itself: what their lists said of it is not with the port.
+fn left(graph: &Graph, seen: &Observation, now: &NetworkState) -> Vec<Interface> {
+    let moving = graph.iter().filter(|(id, t)| moves(id, t, seen, graph));
+    let moving: BTreeSet<&str> = moving.map(|(id, _)| id.name.as_str()).collect();
+    let loses = |controller: &&Interface| {
+        let touched = graph.get(&controller.id());
+        let ports = controller.kind.ports().unwrap_or_default();
+        ports.iter().any(|p| moving.contains(p.as_str())) && touched.is_none_or(|t| t.wish.is_up())
+    };
+    let whole = |controller: &Interface| {
+        let is = controller.tree();
+        let mut tree = bare(controller).tree();
+        let sections = controller.kind.sections().iter();
+        tree.extend(sections.filter_map(|key| Some(((*key).to_owned(), is.get(*key)?.clone()))));
+        Interface::from_tree(Value::Object(tree)).ok()
+    };
+    now.interfaces.iter().filter(loses).filter_map(whole).collect()
 }
 
 /// Present values at every path of `changed`; where there is none, the value that means nothing.
 fn restore(changed: &Map<String, Value>, current: &Map<String, Value>, out: &mut Map<String, Value>) {
     for (key, value) in changed {
         match (value, current.get(key)) {
-            (Value::Object(below), Some(Value::Object(now))) => {
+            // what is emptied comes back whole
+            (Value::Object(below), Some(Value::Object(now))) if !below.is_empty() => {
                 let mut inner = Map::new();
                 restore(below, now, &mut inner);
-                // what is off has no properties to go back to
-                if now.get("enabled") == Some(&Value::Bool(false)) {
-                    inner = now.clone();
-                }
                 out.insert(key.clone(), Value::Object(inner));
             }
             (_, Some(now)) => {
@@ -165,18 +262,29 @@ fn restore(changed: &Map<String, Value>, current: &Map<String, Value>, out: &mut
     }
 }
 
-/// The same with the sections that cannot stand in part taken whole from what is.
-fn sections_whole(tree: &Map<String, Value>, current: &Map<String, Value>) -> Map<String, Value> {
-    let whole = |(key, value): (&String, &Value)| (key.clone(), current.get(key).unwrap_or(value).clone());
-    tree.iter().map(whole).collect()
+fn keeps_dns(saved: &SavedProfile) -> bool {
+    ["ipv4", "ipv6"].iter().any(|family| {
+        let list = |key: &str| !saved.profile.strs(family, key).is_empty();
+        list("dns-search") || list("dns-options") || saved.profile.get(family, "dns").is_some()
+    })
 }
 
-fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Map<String, Value> {
-    let (wish, is) = (resolved.to_json(), now.to_json());
+fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph, seen: &Observation) -> Map<String, Value> {
+    let (mut wish, is) = (resolved.to_json(), now.to_json());
+    let goes = |name: &str| graph.get(&Id::kernel(name)).is_some_and(|t| t.wish.is_absent());
+    let servers = is["dns-resolver"]["config"]["server"].as_array().into_iter().flatten();
+    let scopes = servers.filter_map(|s| s.as_str()?.split_once('%'));
+    let losing = graph.iter().filter(|(id, t)| loses_routes(id, t, now));
+    let kept = losing.filter_map(|(id, _)| Stock::of(id, seen).base).any(keeps_dns);
+    if (kept || scopes.into_iter().any(|(_, scope)| goes(scope))) && wish.get("dns-resolver").is_none() {
+        // name servers go with the last interface that could keep them, a link-local one with its own
+        wish["dns-resolver"] = json!({"config": {"server": []}});
+    }
     let mut out = Map::new();
     for (key, value) in wish.as_object().into_iter().flatten() {
         let back = match key.as_str() {
             "interfaces" | "description" | "routes" | "route-rules" => continue,
+            "dns-resolver" => dns(value, is.get(key).unwrap_or(&Value::Null)),
             "ovn" => json!(resolved.ovn.as_ref().map(|o| o.revert(now.ovn.as_ref()))),
             _ => section(value, is.get(key).unwrap_or(&Value::Null)),
         };
@@ -188,7 +296,7 @@ fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Map<S
     if !routes.is_empty() {
         out.insert("routes".into(), json!({ "config": routes }));
     }
-    let rules = rules(resolved, now);
+    let rules = rules(resolved, now, graph);
     if !rules.is_empty() {
         out.insert("route-rules".into(), json!({ "config": rules }));
     }
@@ -207,7 +315,11 @@ fn section(wish: &Value, now: &Value) -> Value {
             continue;
         }
         let back = match (value, is) {
-            (Value::Object(below), Value::Object(_)) if !below.is_empty() => section(value, is),
+            (Value::Object(below), Value::Object(_)) if !below.is_empty() => match section(value, is) {
+                // an empty map would take away all that is there
+                Value::Object(back) if back.is_empty() => continue,
+                back => back,
+            },
             (Value::Array(_), Value::Null) => json!([]),
             _ => is.clone(),
         };
@@ -216,17 +328,36 @@ fn section(wish: &Value, now: &Value) -> Value {
     Value::Object(out)
 }
 
+/// Of name servers, search list and options one that is left out may go with the others, so that all come back.
+fn dns(wish: &Value, now: &Value) -> Value {
+    let (wish, now) = (&wish["config"], &now["config"]);
+    let mut lacks = vec![];
+    tree::missing(wish, now, "", &mut lacks);
+    let keys = ["server", "search", "options"];
+    let shorter = keys
+        .iter()
+        .any(|k| wish[k] != now[k] && !(wish[k].is_null() && now[k].is_null()));
+    if lacks.is_empty() && !shorter {
+        return Value::Null;
+    }
+    let list = |key: &str| now[key].as_array().cloned().unwrap_or_default();
+    let config: Map<String, Value> = keys.iter().map(|k| ((*k).to_owned(), json!(list(k)))).collect();
+    json!({ "config": config })
+}
+
 fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Value> {
     let config: Vec<_> = now.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let wishes: Vec<_> = resolved.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
-    let mut back = vec![];
-    for wish in wishes.iter().filter(|w| !w.is_absent()) {
-        if !config.iter().any(|r| wish.served_by(r)) {
-            let mut gone = (*wish).clone();
-            gone.state = Some(State::Absent);
-            back.push(json!(gone));
-        }
-    }
+    let new = wishes
+        .iter()
+        .filter(|w| !w.is_absent() && !config.iter().any(|r| w.served_by(r)));
+    let gone: Vec<Route> = new
+        .map(|w| Route {
+            state: Some(State::Absent),
+            ..(**w).clone()
+        })
+        .collect();
+    let mut back: Vec<Value> = gone.iter().map(|g| json!(g)).collect();
     // routes go with an interface that goes, with its addresses, and with its freedom
     let loses: BTreeSet<&str> = graph
         .iter()
@@ -234,7 +365,11 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
         .map(|(id, _)| id.name.as_str())
         .collect();
     for route in config {
-        let removed = wishes.iter().any(|w| w.is_absent() && w.matches(route));
+        let removed = |w: &&Route| match w.is_absent() {
+            true => w.matches(route),
+            false => w.same_place(route) && !w.served_by(route),
+        };
+        let removed = wishes.iter().any(|w| removed(w)) || gone.iter().any(|g| g.matches(route));
         if removed || route.next_hop_interface.as_deref().is_some_and(|i| loses.contains(i)) {
             back.push(json!(route));
         }
@@ -246,29 +381,33 @@ fn loses_routes(id: &Id, touched: &Touched, now: &NetworkState) -> bool {
     let Some(current) = now.interfaces.iter().find(|i| i.id() == *id) else {
         return false;
     };
-    let changed = pick(&comparable(&touched.wish), &touched.wish.tree(), &comparable(current));
+    let changed = changed(&touched.wish, current);
     let joins = matches!(&touched.member, Membership::Joins(to) if current.base.controller.as_ref() != Some(&to.name));
     !touched.wish.is_up() || joins || changed.contains_key("ipv4") || changed.contains_key("ipv6")
 }
 
-fn rules(resolved: &NetworkState, now: &NetworkState) -> Vec<Value> {
+fn rules(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Value> {
+    let goes = |name: &str| graph.get(&Id::kernel(name)).is_some_and(|t| t.wish.is_absent());
+    let comes_by = |rule: &Rule| rule.iif.as_deref().is_some_and(goes);
     let config: Vec<_> = now.route_rules.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let wishes: Vec<_> = resolved
         .route_rules
         .iter()
         .flat_map(|r| r.config.iter().flatten())
         .collect();
-    let mut back = vec![];
-    for wish in wishes.iter().filter(|w| !w.is_absent()) {
-        if !config.iter().any(|r| wish.served_by(r)) {
-            let mut gone = (*wish).clone();
-            gone.state = Some(State::Absent);
-            back.push(json!(gone));
-        }
-    }
-    let removed = config
+    let new = wishes
         .iter()
-        .filter(|r| wishes.iter().any(|w| w.is_absent() && w.matches(r)));
+        .filter(|w| !w.is_absent() && !config.iter().any(|r| w.served_by(r)));
+    let gone: Vec<Rule> = new
+        .map(|w| Rule {
+            state: Some(State::Absent),
+            ..(**w).clone()
+        })
+        .collect();
+    let mut back: Vec<Value> = gone.iter().map(|g| json!(g)).collect();
+    let removed = config.iter().filter(|r| {
+        wishes.iter().any(|w| w.is_absent() && w.matches(r)) || comes_by(r) || gone.iter().any(|g| g.matches(r))
+    });
     back.extend(removed.map(|rule| json!(rule)));
     back
 }

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use netwright::plan::resolve::comparable;
+use netwright::state::NetworkState;
+use serde_json::Value;
+
 /// The binary under test.
 pub const NETWRIGHT: &str = env!("CARGO_BIN_EXE_netwright");
 
@@ -80,6 +84,36 @@ pub fn refused_by_nmcli(files: impl Iterator<Item = (String, String)>) -> Vec<St
             .flat_map(|half| half.join().expect("it ends"))
             .collect()
     })
+}
+
+/// What is configured, with interfaces, routes and rules as maps.
+pub fn shape(state: &NetworkState) -> Value {
+    let state = state.clone().running_config();
+    let interfaces: Value = (state.interfaces.iter())
+        .map(|i| {
+            // what is down has what the kernel left it, and the address of what was made anew is drawn by the kernel
+            let known = i.kind.type_name() != "" && !i.is_ignored() && i.is_up();
+            let mut tree = if known { comparable(i) } else { Default::default() };
+            if i.kind.is_virtual() || i.name().starts_with("eth1v") {
+                tree.remove("mac-address");
+            }
+            (format!("{} {}", i.name(), i.kind.type_name()), Value::Object(tree))
+        })
+        .collect();
+    let mut whole = state.to_json();
+    let mut set = |key: &str| -> Value {
+        let section = whole
+            .as_object_mut()
+            .and_then(|map| map.remove(key))
+            .unwrap_or_default();
+        let list = section["config"].as_array().cloned().unwrap_or_default();
+        list.iter()
+            .map(|entry| (entry.to_string(), Value::Bool(true)))
+            .collect()
+    };
+    let (routes, rules) = (set("routes"), set("route-rules"));
+    serde_json::json!({"interfaces": interfaces, "routes": routes, "rules": rules, "dns": whole["dns-resolver"], "hostname": whole["hostname"],
+        "ovs-db": whole["ovs-db"], "ovn": whole["ovn"]})
 }
 
 fn variable(text: &str, name: &str) -> String {
