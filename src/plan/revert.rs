@@ -138,13 +138,12 @@ fn interface(
     if tree.contains_key("ipv4") || tree.contains_key("ipv6") {
         tree.extend(is.get("wait-ip").map(|now| ("wait-ip".to_owned(), now.clone())));
     }
-    for name in touched.wish.base.alt_names.iter().flatten() {
-        let had = current.base.alt_names.iter().flatten().any(|n| n.name == name.name);
-        if name.state != Some(State::Absent) && !had {
-            let list = tree.entry("alt-names").or_insert_with(|| json!([]));
-            let gone = json!({"name": name.name, "state": "absent"});
-            list.as_array_mut().into_iter().for_each(|list| list.push(gone.clone()));
-        }
+    let names = new_names(&touched.wish, current);
+    if !names.is_empty() {
+        let list = tree.entry("alt-names").or_insert_with(|| json!([]));
+        list.as_array_mut()
+            .into_iter()
+            .for_each(|list| list.extend(names.clone()));
     }
     let found_by = touched.wish.base.identifier;
     if found_by.is_some() && found_by != current.base.identifier.or(Some(Identifier::Name)) {
@@ -157,6 +156,19 @@ fn interface(
         return Ok(None);
     }
     Interface::from_tree(Value::Object(tree)).map(Some)
+}
+
+/// Extra names that the wish gives, taken away again.
+fn new_names(wish: &Interface, current: &Interface) -> Vec<Value> {
+    let had = |name: &str| current.base.alt_names.iter().flatten().any(|n| n.name == name);
+    let given = wish
+        .base
+        .alt_names
+        .iter()
+        .flatten()
+        .filter(|n| n.state != Some(State::Absent));
+    let new = given.filter(|n| !had(&n.name));
+    new.map(|n| json!({"name": n.name, "state": "absent"})).collect()
 }
 
 /// Of the wish what is not so already, or will not be beside it.
@@ -196,10 +208,14 @@ fn shortened(wish: &Map<String, Value>, current: &Map<String, Value>, changed: &
     }
 }
 
-/// It comes to another controller, or to none.
+/// It comes to another controller, or to none. Of a port of Open vSwitch, which only lists know, the bridge counts.
 fn moves(id: &Id, touched: &Touched, seen: &Observation, graph: &Graph) -> bool {
+    let now = |id: &Id| topology::controller_now(id, seen);
+    let after = |id: &Id| topology::controller_after(id, graph, seen);
+    let beyond_ports = |c: &Id| c.space != Space::OvsPort;
     touched.member != Membership::Keeps
-        && topology::controller_after(id, graph, seen) != topology::controller_now(id, seen)
+        && std::iter::successors(now(id), now).find(beyond_ports)
+            != std::iter::successors(after(id), after).find(beyond_ports)
 }
 
 /// An interface as it can be asked for.
@@ -211,14 +227,14 @@ fn askable(current: &Interface) -> Interface {
     asked
 }
 
-/// Controllers that lose a port which says nothing of itself: what their lists said of it is not with the port.
+/// Controllers that lose a port of which their lists tell more than that it is one, whole; of others the port itself says whose it was, so that
+/// ports that others have added since stay.
 fn left(graph: &Graph, seen: &Observation, now: &NetworkState) -> Vec<Interface> {
     let moving = graph.iter().filter(|(id, t)| moves(id, t, seen, graph));
     let moving: BTreeSet<&str> = moving.map(|(id, _)| id.name.as_str()).collect();
     let loses = |controller: &&Interface| {
         let touched = graph.get(&controller.id());
-        let ports = controller.kind.ports().unwrap_or_default();
-        ports.iter().any(|p| moving.contains(p.as_str())) && touched.is_none_or(|t| t.wish.is_up())
+        moving.iter().any(|port| controller.kind.tells_of_port(port)) && touched.is_none_or(|t| t.wish.is_up())
     };
     let whole = |controller: &Interface| {
         let is = controller.tree();
@@ -369,7 +385,7 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
             true => w.matches(route),
             false => w.same_place(route) && !w.served_by(route),
         };
-        let removed = wishes.iter().any(|w| removed(w)) || gone.iter().any(|g| g.matches(route));
+        let removed = wishes.iter().any(removed) || gone.iter().any(|g| g.matches(route));
         if removed || route.next_hop_interface.as_deref().is_some_and(|i| loses.contains(i)) {
             back.push(json!(route));
         }

@@ -228,6 +228,12 @@ impl Kind for Bond {
         self.bond.as_ref()?.port_names()
     }
 
+    fn tells_of_port(&self, port: &str) -> bool {
+        let mut ports = self.bond.iter().flat_map(|b| b.ports_config.iter().flatten());
+        let told = |p: &Port| p.priority.unwrap_or(0) != 0 || p.queue_id.unwrap_or(0) != 0;
+        ports.find(|p| p.name == port).is_some_and(told)
+    }
+
     fn refuses_port(&self, type_name: &str) -> Option<String> {
         let mode = self.bond.as_ref()?.mode?;
         (type_name == "infiniband" && mode != Mode::ActiveBackup)

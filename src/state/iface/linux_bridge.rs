@@ -261,6 +261,17 @@ impl Kind for LinuxBridge {
         Some(ports.iter().map(|p| p.name.clone()).collect())
     }
 
+    fn tells_of_port(&self, port: &str) -> bool {
+        let mut ports = self.bridge.iter().flat_map(|b| b.port.iter().flatten());
+        ports.find(|p| p.name == port).is_some_and(|p| {
+            p.vlan.is_some()
+                || p.stp_hairpin_mode == Some(true)
+                // what NetworkManager gives every port
+                || p.stp_path_cost.is_some_and(|cost| cost != 100)
+                || p.stp_priority.is_some_and(|priority| priority != 32)
+        })
+    }
+
     fn wants_no_extra_ports(&self) -> bool {
         self.bridge.as_ref().is_some_and(|b| b.allow_extra_ports == Some(false))
     }

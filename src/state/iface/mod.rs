@@ -163,6 +163,10 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn port_faults(&self, _name: &str, _facts: &Facts) -> Vec<(String, String)> {
         vec![]
     }
+    /// Its list says more of this port than that it is one.
+    fn tells_of_port(&self, _port: &str) -> bool {
+        false
+    }
     /// Leaves this port alone though it is not listed.
     fn keeps_extra(&self, _port: &Interface) -> bool {
         false
@@ -566,6 +570,10 @@ macro_rules! kinds {
             /// Its ports that are there but do not work, and why.
             pub fn port_faults(&self, name: &str, facts: &Facts) -> Vec<(String, String)> {
                 each!(self, k => k.port_faults(name, facts), _o => vec![])
+            }
+            /// Its list says more of this port than that it is one.
+            pub fn tells_of_port(&self, port: &str) -> bool {
+                each!(self, k => k.tells_of_port(port), _o => false)
             }
             /// Leaves this port alone though it is not listed.
             pub fn keeps_extra(&self, port: &Interface) -> bool {

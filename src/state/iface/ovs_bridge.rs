@@ -340,6 +340,12 @@ impl Kind for OvsBridge {
         section.port = Some(known);
     }
 
+    fn tells_of_port(&self, port: &str) -> bool {
+        let member = |p: &&Port| p.section().members(&p.name).iter().any(|m| m == port);
+        let told = |p: &Port| p.vlan.is_some() || p.link_aggregation.is_some();
+        self.list().find(member).is_some_and(told)
+    }
+
     fn wants_no_extra_ports(&self) -> bool {
         self.bridge.as_ref().is_some_and(|b| b.allow_extra_ports == Some(false))
     }
