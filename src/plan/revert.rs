@@ -71,8 +71,11 @@ fn of_both(first: &NetworkState, later: &NetworkState) -> Result<NetworkState, I
             None => both.interfaces.push(new.clone()),
             Some(old) if old.is_absent() => {}
             Some(old) => {
-                let mut tree = Value::Object(new.tree());
-                tree::overlay(&mut tree, &Value::Object(old.tree()));
+                let (first, mut tree) = (old.tree(), Value::Object(new.tree()));
+                tree::overlay(&mut tree, &Value::Object(first.clone()));
+                for key in wholes(old).filter(|key| first.contains_key(*key)) {
+                    tree[key] = first[key].clone();
+                }
                 // what cannot stand together was made anew in between
                 *old = Interface::from_tree(tree).unwrap_or_else(|_| old.clone());
             }
@@ -96,7 +99,38 @@ fn of_both(first: &NetworkState, later: &NetworkState) -> Result<NetworkState, I
             list.push(new.clone());
         }
     }
+    reconcile(&mut both.interfaces);
     Ok(both)
+}
+
+/// What a port says of its controller is from before the first change; the list of that one may be from in between.
+fn reconcile(interfaces: &mut [Interface]) {
+    let said = |i: &Interface| Some((i.name().to_owned(), i.base.controller.clone()?));
+    let said: Vec<(String, String)> = interfaces.iter().filter(|i| !i.is_absent()).filter_map(said).collect();
+    for controller in interfaces.iter_mut().filter(|i| i.is_up()) {
+        let Some(mut ports) = controller.kind.ports() else {
+            continue;
+        };
+        let before = ports.clone();
+        for (port, above) in &said {
+            match above == controller.name() {
+                true if !ports.contains(port) => ports.push(port.clone()),
+                false => ports.retain(|p| p != port),
+                true => {}
+            }
+        }
+        if ports != before {
+            controller.kind.set_ports(&ports);
+        }
+    }
+    // a port is down while its controller is
+    let listed = |i: &Interface| i.kind.ports().filter(|_| i.is_up()).unwrap_or_default();
+    let ports: BTreeSet<String> = interfaces.iter().flat_map(listed).collect();
+    for port in interfaces.iter_mut().filter(|i| ports.contains(i.name())) {
+        if port.base.state == Some(State::Down) {
+            port.base.state = Some(State::Up);
+        }
+    }
 }
 
 fn interface(
@@ -113,17 +147,16 @@ fn interface(
     };
     if !touched.wish.is_up() {
         let was_up = current.base.state.unwrap_or_default() == State::Up;
-        return Ok((was_up || current.kind.is_virtual()).then(|| askable(current)));
+        let comes_back = was_up || current.kind.is_virtual() || !changed(&touched.wish, current).is_empty();
+        return Ok(comes_back.then(|| askable(current)));
     }
     let is = current.tree();
     let changed = changed(&touched.wish, current);
     let mut tree = bare(current).tree();
     let known = tree.len();
     restore(&changed, &is, &mut tree);
-    // what stands together or not at all: options of a mode, written addresses that go with DHCP
-    let sections = current.kind.sections().iter().chain(["ipv4", "ipv6"].iter());
-    for key in sections {
-        if let (Some(back), Some(now)) = (tree.get_mut(*key), is.get(*key)) {
+    for key in wholes(current) {
+        if let (Some(back), Some(now)) = (tree.get_mut(key), is.get(key)) {
             *back = now.clone();
         }
     }
@@ -156,6 +189,11 @@ fn interface(
         return Ok(None);
     }
     Interface::from_tree(Value::Object(tree)).map(Some)
+}
+
+/// Keys whose parts stand together or not at all: options of a mode, written addresses that go with DHCP.
+fn wholes(interface: &Interface) -> impl Iterator<Item = &'static str> + use<> {
+    interface.kind.sections().iter().chain(&["ipv4", "ipv6"]).copied()
 }
 
 /// Extra names that the wish gives, taken away again.
