@@ -211,8 +211,9 @@ fn new_names(wish: &Interface, current: &Interface) -> Vec<Value> {
 
 /// Of the wish what is not so already, or will not be beside it.
 fn changed(wish: &Interface, current: &Interface) -> Map<String, Value> {
-    let mut changed = pick(&comparable(wish), &wish.tree(), &comparable(current));
-    shortened(&wish.tree(), &current.tree(), &mut changed);
+    let (norm, is) = (comparable(wish), comparable(current));
+    let mut changed = pick(&norm, &wish.tree(), &is);
+    shortened(&json!(norm), &wish.tree(), &json!(is), &mut changed);
     for (key, ipv6) in [("ipv4", false), ("ipv6", true)] {
         let now = current.ip(ipv6);
         let stays = Ip::merge(&Ip::default(), now);
@@ -224,25 +225,46 @@ fn changed(wish: &Interface, current: &Interface) -> Map<String, Value> {
     changed
 }
 
-/// Adds lists and maps of the wish that ask for less than there is: nothing is lacking, yet something goes.
-fn shortened(wish: &Map<String, Value>, current: &Map<String, Value>, changed: &mut Map<String, Value>) {
+/// Adds lists of the wish that are shorter than what there is, and maps that it empties: nothing is lacking, yet something goes. `norm` and `now` are
+/// in the form in which they are compared.
+fn shortened(norm: &Value, wish: &Map<String, Value>, now: &Value, changed: &mut Map<String, Value>) {
     for (key, value) in wish {
-        match (value, current.get(key)) {
-            (Value::Object(below), Some(Value::Object(now))) if !below.is_empty() => {
+        let (norm, now) = (&norm[key.as_str()], &now[key.as_str()]);
+        let goes = match (norm, value, now) {
+            // by name, where they have one
+            (Value::Object(names), Value::Array(_), Value::Object(there)) => {
+                there.keys().any(|k| !names.contains_key(k)) || empties(norm, now)
+            }
+            (Value::Array(norm), Value::Array(_), Value::Array(now)) => now.len() > norm.len(),
+            (_, Value::Array(list), Value::Array(_) | Value::Object(_)) => list.is_empty(),
+            (_, Value::Object(below), Value::Object(now)) if below.is_empty() => !now.is_empty(),
+            (Value::Object(_), Value::Object(below), Value::Object(_)) => {
                 let mut inner = match changed.remove(key) {
                     Some(Value::Object(inner)) => inner,
                     _ => Map::new(),
                 };
-                shortened(below, now, &mut inner);
+                shortened(norm, below, now, &mut inner);
                 if !inner.is_empty() {
                     changed.insert(key.clone(), Value::Object(inner));
                 }
+                false
             }
-            (Value::Object(_) | Value::Array(_), Some(now @ (Value::Object(_) | Value::Array(_)))) if value != now => {
-                changed.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-            _ => {}
+            _ => false,
+        };
+        if goes {
+            changed.entry(key.clone()).or_insert_with(|| value.clone());
         }
+    }
+}
+
+/// Somewhere below there is an empty map where now there is something.
+fn empties(norm: &Value, now: &Value) -> bool {
+    match (norm, now) {
+        (Value::Object(norm), Value::Object(now)) if norm.is_empty() => !now.is_empty(),
+        (Value::Object(norm), Value::Object(now)) => norm
+            .iter()
+            .any(|(key, value)| now.get(key).is_some_and(|now| empties(value, now))),
+        _ => false,
     }
 }
 
@@ -516,5 +538,18 @@ mod tests {
             run(&host, &prober, &before, &Options::default()).await.outcome,
             Outcome::Unchanged
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_not_change_is_left_to_others() {
+        let host = FakeHost::with_cards(&["eth1", "eth2", "eth3"]);
+        let parse = |text: &str| NetworkState::from_json(crate::yaml::read(text).unwrap()).unwrap();
+        let bridge = "interfaces: [{name: br0, type: linux-bridge, bridge: {options: {stp: {enabled: false}}, port: [{name: eth1}]}}";
+        let before = parse(&format!("{bridge}, {{name: eth2, type: ethernet, description: a}}]"));
+        run(&host, &Prober::none(), &before, &Options::default()).await;
+        let wish = parse(&format!("{bridge}, {{name: eth2, type: ethernet, description: b}}]"));
+        let back = revert(&wish, &host.now()).unwrap();
+        let want = parse("interfaces: [{name: eth2, type: ethernet, state: up, description: a}]");
+        assert_eq!(back.to_json(), want.to_json());
     }
 }
