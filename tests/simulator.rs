@@ -62,7 +62,7 @@ fn a_node_costs_four_writes_a_policy_and_no_list_however_many_there_are() {
         fleet.grow(20, 5).await;
         fleet.is_up(Duration::from_secs(60)).await;
         let few = rolled_out(&fleet, "few", json!({"few": "yes"}), 5).await;
-        let all = rolled_out(&fleet, "all", json!({"fleet": "yes"}), 20).await;
+        let all = rolled_out(&fleet, "every", json!({"fleet": "yes"}), 20).await;
         let each = |cost: &Counts, nodes: f64| (cost.writes(NNCE) + cost.writes(NNS) + cost.gets("nodes")) / nodes;
         let (of_five, of_twenty) = (each(&few, 5.0), each(&all, 20.0));
         assert!(
@@ -72,7 +72,7 @@ fn a_node_costs_four_writes_a_policy_and_no_list_however_many_there_are() {
         // policies, Node, enactments and state of each; three of the controller
         assert!(all.watches <= 4.0 * 20.0 + 3.0 + 4.0, "{} watches", all.watches);
         let before = fleet.counts().await;
-        fleet.remove("all").await;
+        fleet.remove("every").await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let cost = fleet.counts().await.since(&before);
         assert!((20.0..=24.0).contains(&cost.deletions(NNCE)), "one each: {cost:?}");
