@@ -585,23 +585,11 @@ fn shown_is_as_it_is(host: &FakeHost) -> Result<(), String> {
     }
 }
 
-fn cases(folder: &Path, out: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("tests/golden is there").flatten() {
-        match entry.path() {
-            path if path.is_dir() => cases(&path, out),
-            path if path.extension().is_some_and(|e| e == "yaml") => out.push(path),
-            _ => {}
-        }
-    }
-}
-
 /// Runs all cases whose path holds `GOLDEN` (`ovs/`), gives the files that they store.
 async fn run_all(installed: &str) -> Files {
     let only = std::env::var("GOLDEN").unwrap_or_default();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut files = vec![];
-    cases(&root, &mut files);
-    files.sort();
+    let files = common::cases("golden");
     assert!(
         files.len() >= 40,
         "only {} cases found under {}",

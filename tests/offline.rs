@@ -6,7 +6,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use netwright::nm::keyfile;
 use netwright::plan::offline::{self, Verdict};
@@ -91,26 +91,9 @@ fn check(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn files(folder: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
-    let mut files = vec![];
-    let mut folders = vec![root];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("the cases are there").flatten() {
-            match entry.path() {
-                path if path.is_dir() => folders.push(path),
-                path if path.extension().is_some_and(|e| e == "yaml") => files.push(path),
-                _ => {}
-            }
-        }
-    }
-    files.sort();
-    files
-}
-
 #[test]
 fn cases() {
-    let files = files("offline");
+    let files = common::cases("offline");
     assert!(files.len() >= 8, "only {} cases", files.len());
     let failed: Vec<String> = (files.iter())
         .filter_map(|path| check(path).err().map(|why| format!("{}: {why}", path.display())))
@@ -135,7 +118,7 @@ fn networkmanager_loads_every_file() {
         return;
     }
     let mut made = BTreeMap::new();
-    for path in files("golden") {
+    for path in common::cases("golden") {
         let text = std::fs::read_to_string(&path).expect("a case is read");
         let case = yaml::read(&text).expect("a case is YAML");
         let Ok(wish) = NetworkState::from_json(case["desired"].clone()) else {

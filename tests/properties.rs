@@ -377,6 +377,23 @@ fn carry_out(host: &FakeHost, document: &Value) -> Result<bool, TestCaseError> {
     }
 }
 
+/// The inverse, as it is kept, is carried out, and then the node is as it was.
+fn leads_back(host: &FakeHost, back: &NetworkState, before: &NetworkState) -> Result<(), TestCaseError> {
+    let kept = yaml::write(back);
+    let back = yaml::read(&kept).map_err(|e| TestCaseError::fail(e.to_string()))?;
+    prop_assert!(carry_out(host, &back)?, "the inverse is refused\n{}", kept);
+    let mut lacking = vec![];
+    let now = host.now().state;
+    tree::missing(&common::shape(before), &common::shape(&now), "", &mut lacking);
+    prop_assert!(
+        lacking.is_empty(),
+        "the inverse does not lead back: {:?}\n{}",
+        lacking,
+        kept
+    );
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -434,12 +451,7 @@ proptest! {
         if !carry_out(&host, &last)? {
             return Ok(());
         }
-        let kept = yaml::write(&back);
-        let back = yaml::read(&kept).map_err(|e| TestCaseError::fail(e.to_string()))?;
-        prop_assert!(carry_out(&host, &back)?, "its inverse is refused\n{}", kept);
-        let mut lacking = vec![];
-        tree::missing(&common::shape(&before.state), &common::shape(&host.now().state), "", &mut lacking);
-        prop_assert!(lacking.is_empty(), "its inverse does not lead back: {:?}\n{}", lacking, kept);
+        leads_back(&host, &back, &before.state)?;
     }
 
     #[test]
@@ -456,12 +468,7 @@ proptest! {
             }
             back = Some(since(back.as_ref(), &wish, &seen).map_err(|e| TestCaseError::fail(e.to_string()))?);
         }
-        let kept = back.map(|b| yaml::write(&b)).unwrap_or_default();
-        let back = yaml::read(&kept).map_err(|e| TestCaseError::fail(e.to_string()))?;
-        prop_assert!(carry_out(&host, &back)?, "the inverse is refused\n{}", kept);
-        let mut lacking = vec![];
-        tree::missing(&common::shape(&before.state), &common::shape(&host.now().state), "", &mut lacking);
-        prop_assert!(lacking.is_empty(), "the inverse does not lead back: {:?}\n{}", lacking, kept);
+        leads_back(&host, &back.unwrap_or_default(), &before.state)?;
     }
 }
 

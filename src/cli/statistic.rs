@@ -91,15 +91,18 @@ fn controllers(id: &Id, graph: &topology::Graph, seen: &Observation) -> Vec<Id> 
 
 /// An interface of Open vSwitch is how the node itself uses the bridge: the bridge is below it.
 fn stands_on_its_controller(id: &Id, graph: &topology::Graph, seen: &Observation) -> bool {
+    kind_of(id, graph, seen).is_some_and(AnyKind::needs_controller)
+}
+
+/// As it is to be; as it is where nothing is asked of it.
+fn kind_of<'a>(id: &Id, graph: &'a topology::Graph, seen: &'a Observation) -> Option<&'a AnyKind> {
     let wish = graph.get(id).map(|t| &t.wish.kind);
-    let kind = wish.or_else(|| seen.interface(id).map(|i| &i.kind));
-    kind.is_some_and(AnyKind::needs_controller)
+    wish.or_else(|| seen.interface(id).map(|i| &i.kind))
 }
 
 fn kind(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
-    let wish = graph.get(id).map(|t| t.wish.kind.type_name());
-    let name = wish
-        .or_else(|| seen.interface(id).map(|i| i.kind.type_name()))
+    let name = kind_of(id, graph, seen)
+        .map(AnyKind::type_name)
         .filter(|name| !name.is_empty())
         .unwrap_or("unknown");
     // a veth is an ethernet to most users
@@ -112,11 +115,7 @@ fn kind(id: &Id, graph: &topology::Graph, seen: &Observation) -> String {
 
 /// The longest way down over ports or parents.
 fn below(id: &Id, graph: &topology::Graph, seen: &Observation, level: usize) -> Vec<String> {
-    let Some(kinds) = graph
-        .get(id)
-        .map(|t| &t.wish.kind)
-        .or_else(|| seen.interface(id).map(|i| &i.kind))
-    else {
+    let Some(kinds) = kind_of(id, graph, seen) else {
         return vec![];
     };
     let ports = kinds.ports().unwrap_or_default().into_iter().map(Id::kernel);

@@ -169,7 +169,7 @@ pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
         let why = "scripts are not part of NetworkManager's profiles; they need a node to be put on";
         return Err(Invalid::new(format!("interfaces[{}].dispatch", wish.name()), why));
     }
-    super::plan(desired, &stage(desired))?;
+    let mut plan = super::plan(desired, &stage(desired))?;
     let mut wanted = desired.clone();
     let mut down = BTreeSet::new();
     for wish in wanted
@@ -180,7 +180,9 @@ pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
         down.insert(wish.id());
         wish.base.state = Some(State::Up);
     }
-    let plan = super::plan(&wanted, &stage(&wanted))?;
+    if !down.is_empty() {
+        plan = super::plan(&wanted, &stage(&wanted))?;
+    }
     let place = |name: &str| {
         desired
             .interfaces
@@ -197,16 +199,16 @@ pub fn profiles(desired: &NetworkState) -> Result<Vec<Profile>, Invalid> {
             _ => None,
         })
         .collect();
-    hold_down(&mut saved, down);
+    hold_down(&mut saved, &down);
     saved.sort_by_key(|(iface, _)| place(&iface.name));
     Ok(saved.into_iter().map(|(_, profile)| profile).collect())
 }
 
 /// None of `down` connects by itself, nor do their ports: those would bring them up.
-fn hold_down(saved: &mut [(Id, Profile)], mut down: BTreeSet<Id>) {
+fn hold_down(saved: &mut [(Id, Profile)], down: &BTreeSet<Id>) {
     let mut controllers = BTreeSet::new();
     loop {
-        let before = (down.len(), controllers.len());
+        let before = controllers.len();
         for (iface, profile) in saved.iter_mut() {
             let tied = profile
                 .str("connection", "master")
@@ -217,10 +219,9 @@ fn hold_down(saved: &mut [(Id, Profile)], mut down: BTreeSet<Id>) {
                 if iface.space == Space::Kernel {
                     controllers.insert(iface.name.clone());
                 }
-                down.insert(iface.clone());
             }
         }
-        if (down.len(), controllers.len()) == before {
+        if controllers.len() == before {
             return;
         }
     }

@@ -211,9 +211,9 @@ fn new_names(wish: &Interface, current: &Interface) -> Vec<Value> {
 
 /// Of the wish what is not so already, or will not be beside it.
 fn changed(wish: &Interface, current: &Interface) -> Map<String, Value> {
-    let (norm, is) = (comparable(wish), comparable(current));
-    let mut changed = pick(&norm, &wish.tree(), &is);
-    shortened(&json!(norm), &wish.tree(), &json!(is), &mut changed);
+    let (norm, tree, is) = (comparable(wish), wish.tree(), comparable(current));
+    let mut changed = pick(&norm, &tree, &is);
+    shortened(&Value::Object(norm), &tree, &Value::Object(is), &mut changed);
     for (key, ipv6) in [("ipv4", false), ("ipv6", true)] {
         let now = current.ip(ipv6);
         let stays = Ip::merge(&Ip::default(), now);
@@ -347,12 +347,15 @@ fn keeps_dns(saved: &SavedProfile) -> bool {
 
 fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph, seen: &Observation) -> Map<String, Value> {
     let (mut wish, is) = (resolved.to_json(), now.to_json());
-    let goes = |name: &str| graph.get(&Id::kernel(name)).is_some_and(|t| t.wish.is_absent());
+    let losing: BTreeSet<&Id> = graph
+        .iter()
+        .filter(|(id, t)| loses_routes(id, t, now))
+        .map(|(id, _)| id)
+        .collect();
     let servers = is["dns-resolver"]["config"]["server"].as_array().into_iter().flatten();
     let scopes = servers.filter_map(|s| s.as_str()?.split_once('%'));
-    let losing = graph.iter().filter(|(id, t)| loses_routes(id, t, now));
-    let kept = losing.filter_map(|(id, _)| Stock::of(id, seen).base).any(keeps_dns);
-    if (kept || scopes.into_iter().any(|(_, scope)| goes(scope))) && wish.get("dns-resolver").is_none() {
+    let kept = losing.iter().filter_map(|id| Stock::of(id, seen).base).any(keeps_dns);
+    if (kept || scopes.into_iter().any(|(_, scope)| goes(scope, graph))) && wish.get("dns-resolver").is_none() {
         // name servers go with the last interface that could keep them, a link-local one with its own
         wish["dns-resolver"] = json!({"config": {"server": []}});
     }
@@ -368,7 +371,7 @@ fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph, seen: &O
             out.insert(key.clone(), back);
         }
     }
-    let routes = routes(resolved, now, graph);
+    let routes = routes(resolved, now, &losing);
     if !routes.is_empty() {
         out.insert("routes".into(), json!({ "config": routes }));
     }
@@ -421,7 +424,7 @@ fn dns(wish: &Value, now: &Value) -> Value {
     json!({ "config": config })
 }
 
-fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Value> {
+fn routes(resolved: &NetworkState, now: &NetworkState, losing: &BTreeSet<&Id>) -> Vec<Value> {
     let config: Vec<_> = now.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let wishes: Vec<_> = resolved.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let new = wishes
@@ -435,11 +438,7 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
         .collect();
     let mut back: Vec<Value> = gone.iter().map(|g| json!(g)).collect();
     // routes go with an interface that goes, with its addresses, and with its freedom
-    let loses: BTreeSet<&str> = graph
-        .iter()
-        .filter(|(id, t)| loses_routes(id, t, now))
-        .map(|(id, _)| id.name.as_str())
-        .collect();
+    let loses: BTreeSet<&str> = losing.iter().map(|id| id.name.as_str()).collect();
     for route in config {
         let removed = |w: &&Route| match w.is_absent() {
             true => w.matches(route),
@@ -453,6 +452,10 @@ fn routes(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Val
     back
 }
 
+fn goes(name: &str, graph: &Graph) -> bool {
+    graph.get(&Id::kernel(name)).is_some_and(|t| t.wish.is_absent())
+}
+
 fn loses_routes(id: &Id, touched: &Touched, now: &NetworkState) -> bool {
     let Some(current) = now.interfaces.iter().find(|i| i.id() == *id) else {
         return false;
@@ -463,8 +466,7 @@ fn loses_routes(id: &Id, touched: &Touched, now: &NetworkState) -> bool {
 }
 
 fn rules(resolved: &NetworkState, now: &NetworkState, graph: &Graph) -> Vec<Value> {
-    let goes = |name: &str| graph.get(&Id::kernel(name)).is_some_and(|t| t.wish.is_absent());
-    let comes_by = |rule: &Rule| rule.iif.as_deref().is_some_and(goes);
+    let comes_by = |rule: &Rule| rule.iif.as_deref().is_some_and(|name| goes(name, graph));
     let config: Vec<_> = now.route_rules.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let wishes: Vec<_> = resolved
         .route_rules

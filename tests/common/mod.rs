@@ -86,6 +86,24 @@ pub fn refused_by_nmcli(files: impl Iterator<Item = (String, String)>) -> Vec<St
     })
 }
 
+/// The YAML files below this folder of `tests/`, in order.
+pub fn cases(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
+    let mut files = vec![];
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the cases are there").flatten() {
+            match entry.path() {
+                path if path.is_dir() => folders.push(path),
+                path if path.extension().is_some_and(|e| e == "yaml") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
 /// What is configured, with interfaces, routes and rules as maps.
 pub fn shape(state: &NetworkState) -> Value {
     let state = state.clone().running_config();
