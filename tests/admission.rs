@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -246,23 +246,11 @@ fn what_is_around_the_document_is_checked_too() {
     }
 }
 
-fn golden(dir: &Path, out: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("golden cases").flatten() {
-        match entry.path() {
-            path if path.is_dir() => golden(&path, out),
-            path if path.extension().is_some_and(|e| e == "yaml") => out.push(path),
-            _ => {}
-        }
-    }
-}
-
 /// The cases of tests/golden.rs are wishes for particular nodes. One that its node takes must not be refused here.
 #[test]
 fn nothing_is_refused_that_some_node_takes() {
-    let mut files = vec![];
-    golden(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), &mut files);
     let (mut taken, mut refused, mut wrong) = (0, 0, vec![]);
-    for file in files {
+    for file in common::cases("golden") {
         let case = yaml::read(&std::fs::read_to_string(&file).expect("a case")).expect("it is YAML");
         let found = policy("p", json!({"desiredState": case["desired"]}));
         match (case.get("error"), found.faults.first()) {

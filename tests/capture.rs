@@ -3,6 +3,8 @@
 //! `current` is the node (`tests/capture/current.yaml` where left out), `node` what templates may say of it, `capture` and `desired` are the policy.
 //! `captured` is what the captures named there find, `filled` the desired state that comes out, `error` what is said instead; its `kind` is PolicyError where left out.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use netwright::capture::{Captured, Expressions, Node, Policy, evaluate, fill};
@@ -93,23 +95,11 @@ fn check(path: &Path, usual: &Value) -> Result<(), String> {
     }
 }
 
-fn cases(folder: &Path, out: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("the folder of cases").flatten() {
-        match entry.path() {
-            path if path.is_dir() => cases(&path, out),
-            path if path.extension().is_some_and(|e| e == "yaml") => out.push(path),
-            _ => {}
-        }
-    }
-}
-
 #[test]
 fn cases_hold() {
     let usual: Value = read(&root().join("current.yaml")).expect("current.yaml");
-    let mut files = vec![];
-    cases(&root(), &mut files);
+    let mut files = common::cases("capture");
     files.retain(|path| path.parent() != Some(&root()));
-    files.sort();
     assert!(files.len() >= 100, "only {} cases found", files.len());
     let wrong = |path: &PathBuf| {
         let why = check(path, &usual).err()?;
