@@ -345,7 +345,9 @@ async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<
     );
     // what comes next stands on it, so it is waited for in any case
     if !options.no_verify || plan.more {
-        metrics::agent().during(Phase::Verify, settle(host, plan)).await?;
+        metrics::agent()
+            .during(Phase::Verify, settle(host, plan, &options.policy))
+            .await?;
         info!(policy = options.policy, phase = "verify", "as asked for");
     }
     Ok(())
@@ -359,7 +361,7 @@ async fn plan_rest<H: Host>(host: &H, desired: &NetworkState, options: &Options)
 }
 
 /// Waits by events until the node is what was asked for. A device that failed for good ends the wait.
-async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
+async fn settle<H: Host>(host: &H, plan: &Plan, policy: &str) -> Result<(), Setback> {
     let begin = Instant::now();
     let mut last_change = begin;
     let mut told_again = false;
@@ -381,31 +383,24 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
             let done = host.execute(std::slice::from_ref(again)).await;
             done.map_err(|e| Setback::at(Phase::Execute, &e))?;
         }
-        let lost = flushed(plan, &missing, &seen.facts);
+        let lost = lost(plan, &missing, &seen.facts);
         if quiet >= LINGER && !lost.is_empty() && !std::mem::replace(&mut told_again, true) {
-            let done = host.execute(&lost).await;
-            done.map_err(|e| Setback::at(Phase::Execute, &e))?;
+            let steps: Vec<String> = lost.iter().flatten().map(Step::to_string).collect();
+            let steps = steps.join(", ");
+            info!(
+                policy,
+                phase = "verify",
+                "changed behind NetworkManager's back: once more {steps}"
+            );
+            for wave in &lost {
+                host.execute(wave).await.map_err(|e| Setback::at(Phase::Execute, &e))?;
+            }
             last_change = Instant::now();
             continue;
         }
         let patience = VERIFY.max(plan.patience);
         if (quiet >= patience && unheard.is_empty() && calm) || begin.elapsed() >= VERIFY_LIMIT.max(plan.patience) {
-            let differences = missing.iter().map(|d| match d.current.as_str() {
-                "" => format!("{} is missing ({})", d.path, d.desired),
-                current => format!("{} is {current}, not {}", d.path, d.desired),
-            });
-            let shown: Vec<String> = unheard.iter().cloned().chain(differences).take(3).collect();
-            let more = if missing.len() > 3 {
-                format!(" and {} more", missing.len() - 3)
-            } else {
-                String::new()
-            };
-            let cause = format!(
-                "after applying, {}{more}{}",
-                shown.join("; "),
-                failed_devices(plan, &seen.facts)
-            );
-            return Err(Setback::unlike(lack_of(&missing), Phase::Verify, cause));
+            return Err(never_came(plan, &missing, &unheard, &seen.facts));
         }
         let pause = patience.saturating_sub(quiet).min(LOOK);
         if host.changed(if unheard.is_empty() { pause } else { LOOK }).await {
@@ -414,6 +409,26 @@ async fn settle<H: Host>(host: &H, plan: &Plan) -> Result<(), Setback> {
         // reading a large node keeps NetworkManager from its work: no more than half of its time
         tokio::time::sleep(looked.saturating_sub(GLANCE)).await;
     }
+}
+
+/// What is not as asked for after all that waiting: the first three of it.
+fn never_came(plan: &Plan, missing: &[verify::Difference], unheard: &[String], facts: &Facts) -> Setback {
+    let differences = missing.iter().map(|d| match d.current.as_str() {
+        "" => format!("{} is missing ({})", d.path, d.desired),
+        current => format!("{} is {current}, not {}", d.path, d.desired),
+    });
+    let shown: Vec<String> = unheard.iter().cloned().chain(differences).take(3).collect();
+    let more = if missing.len() > 3 {
+        format!(" and {} more", missing.len() - 3)
+    } else {
+        String::new()
+    };
+    let cause = format!(
+        "after applying, {}{more}{}",
+        shown.join("; "),
+        failed_devices(plan, facts)
+    );
+    Setback::unlike(lack_of(missing), Phase::Verify, cause)
 }
 
 /// The sort of fault it is that these are missing.
@@ -429,6 +444,34 @@ fn lack_of(missing: &[verify::Difference]) -> ErrorKind {
 fn renamed(plan: &Plan) -> Option<&Step> {
     let names = |s: &&Step| matches!(s, Step::Effect(Effect::RunningHostname(_)));
     plan.waves.iter().flatten().find(names)
+}
+
+/// What to tell NetworkManager once more, as somebody else has changed behind its back what it had set.
+fn lost(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Vec<Vec<Step>> {
+    let mut lost = readdressed(plan, missing, facts);
+    lost.push(flushed(plan, missing, facts));
+    lost.retain(|wave| !wave.is_empty());
+    lost
+}
+
+/// The activations that give links of software their MAC addresses again, and what comes after them. udev gives a link that was made without
+/// an address one of its own (systemd.link(5), `MACAddressPolicy=persistent`), and now and then only after NetworkManager has set that of the
+/// profile.
+fn readdressed(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Vec<Vec<Step>> {
+    let software = |iface: &Id| facts.link(&iface.name).is_some_and(|l| l.kind.is_some());
+    let other_mac = |iface: &Id| {
+        let path = format!("interfaces[{}].mac-address", iface.name);
+        missing.iter().any(|d| d.path == path)
+    };
+    let concerned = |s: &Step| matches!(s, Step::Activate { iface, .. } if software(iface) && other_mac(iface));
+    let waves = plan.waves.iter().skip_while(|wave| !wave.iter().any(concerned));
+    let activations = |wave: &Vec<Step>| {
+        wave.iter()
+            .filter(|s| matches!(s, Step::Activate { .. }))
+            .cloned()
+            .collect()
+    };
+    waves.map(activations).collect()
 }
 
 /// The steps that put addresses and routes back which the kernel flushed after NetworkManager had set them. Whoever takes a link down and

@@ -627,7 +627,8 @@ async fn networkmanager_takes_every_profile() {
     let installed = installed.split_whitespace().last().expect("a version");
     let files = run_all(installed).await;
     println!("{} profiles, NetworkManager {installed}", files.len());
-    assert!(files.len() > 300, "only {} profiles", files.len());
+    let chosen = std::env::var_os("GOLDEN").is_some();
+    assert!(chosen || files.len() > 300, "only {} profiles", files.len());
     let refused = common::refused_by_nmcli(files.into_iter().map(|(text, path)| (path.display().to_string(), text)));
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }

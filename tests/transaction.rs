@@ -165,6 +165,24 @@ async fn routes_that_were_flushed_are_put_back_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_udev_wrote_over_is_set_again_once() {
+    let udevs = "0E:E2:A6:2F:FE:D1";
+    let host = FakeHost::with_cards(&["eth1"]).overwriting(udevs);
+    let bond = "interfaces: [{name: bond0, type: bond, mac-address: '02:00:00:00:00:B0', \
+                link-aggregation: {mode: active-backup, port: [eth1]}}, \
+                {name: bond0.5, type: vlan, vlan: {base-iface: bond0, id: 5}}]";
+    assert_eq!(apply(&host, bond).await.outcome, Outcome::Applied);
+    assert_eq!(
+        host.now().facts.link("bond0").unwrap().mac.as_deref(),
+        Some("02:00:00:00:00:B0")
+    );
+    let log = host.log();
+    let first: Vec<&String> = log.iter().filter(|l| l.starts_with("activate")).collect();
+    let again = ["activate bond0", "activate bond0.5", "activate eth1"];
+    assert_eq!(first, [again, again].concat(), "with what stands on it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_commit_the_checkpoint_is_held() {
     let host = FakeHost::with_cards(&["eth1"]);
     let options = Options {

@@ -28,6 +28,8 @@ struct Machine {
     deaf: bool,
     /// The routes that the next activation brings are flushed behind NetworkManager's back.
     flushes: bool,
+    /// What udev gives the next link that is made, after NetworkManager has set its address.
+    udevs: Option<String>,
     /// Addresses that an activation takes away stay for this many waits.
     lingers: u32,
     leaving: Vec<Address>,
@@ -83,6 +85,12 @@ impl FakeHost {
     /// Somebody takes the next link that comes up down and up again: its routes are gone.
     pub fn flushing(self) -> Self {
         self.lock().flushes = true;
+        self
+    }
+
+    /// udev writes this MAC address over that of the next link that NetworkManager makes.
+    pub fn overwriting(self, mac: &str) -> Self {
+        self.lock().udevs = Some(mac.to_owned());
         self
     }
 
@@ -534,9 +542,13 @@ impl Machine {
 
     /// What NetworkManager does to the kernel when it activates a profile.
     fn bring_up(&mut self, iface: &str, profile: &Profile) {
-        if self.facts.link(iface).is_none() {
-            self.create(iface, profile);
-        }
+        let udevs = match self.facts.link(iface) {
+            Some(_) => None,
+            None => {
+                self.create(iface, profile);
+                self.udevs.take()
+            }
+        };
         let nm_type = profile.str("connection", "type").unwrap_or_default().to_owned();
         let by_name = |m: &str| self.facts.link(m).map(|l| l.index);
         let index_of: BTreeMap<String, u32> = self.facts.links.iter().map(|l| (l.name.clone(), l.index)).collect();
@@ -558,7 +570,7 @@ impl Machine {
             link.ipv4_forwarding = Some(on == 1);
         }
         if let Some(Value::Bytes(mac)) = profile.get("802-3-ethernet", "cloned-mac-address") {
-            link.mac = Some(crate::scalar::mac_text(mac));
+            link.mac = Some(udevs.unwrap_or_else(|| crate::scalar::mac_text(mac)));
         }
         AnyKind::to_link(&nm_type, profile, link, &|name| index_of.get(name).copied());
         AnyKind::port_to_link(

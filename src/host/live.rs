@@ -33,6 +33,8 @@ const FOLLOW: Duration = Duration::from_secs(1);
 const DOWN: Duration = Duration::from_secs(15);
 /// How long `ovs-vswitchd` may take to make the link that a device waits for.
 const LINK: Duration = Duration::from_secs(15);
+/// What has not begun to come up again for so long will not.
+const STILL: Duration = Duration::from_secs(1);
 /// How long a link may take to appear that NetworkManager was told to make.
 const APPEAR: Duration = Duration::from_secs(5);
 
@@ -409,8 +411,9 @@ impl LiveHost {
         // where any step was needed, it was for those that NetworkManager could not restore
         let mended = self.mend(&before, at.is_none()).await? > 0;
         if mended {
-            self.rest().await;
+            self.back(&before.facts).await;
         }
+        self.readdress(&before).await?;
         let now = self.observe().await?.facts;
         self.write_down(&before.facts, &now).await;
         let lost = restore::lost(&before.facts, &now);
@@ -449,6 +452,21 @@ impl LiveHost {
         done
     }
 
+    /// Gives links that were made anew the addresses of their profiles, where udev has written over them; it may come late.
+    async fn readdress(&self, before: &Observation) -> Result<(), HostError> {
+        for _ in 0..2 {
+            let waves = restore::addresses(before, &self.observe().await?);
+            if waves.is_empty() {
+                break;
+            }
+            for wave in &waves {
+                self.perform(wave).await?;
+            }
+            self.back(&before.facts).await;
+        }
+        Ok(())
+    }
+
     /// Brings to disk what was there before, as far as it takes it: that may be what failed, and then still has what was.
     async fn write_down(&self, before: &Facts, now: &Facts) {
         for saved in restore::in_memory(before, now) {
@@ -480,6 +498,25 @@ impl LiveHost {
                 return;
             }
             self.changed(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Waits until what was up is up again. Between two activations a device shows nothing of the second.
+    async fn back(&self, before: &Facts) {
+        let begin = Instant::now();
+        let mut still = begin;
+        while begin.elapsed() < REST {
+            let Ok(Observation { facts, .. }) = self.observe().await else {
+                return;
+            };
+            let moving = facts.devices.iter().any(Device::moving);
+            if moving {
+                still = Instant::now();
+            }
+            if !moving && (restore::lost(before, &facts).is_empty() || still.elapsed() >= STILL) {
+                return;
+            }
+            self.changed(STILL / 4).await;
         }
     }
 }

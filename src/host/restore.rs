@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::facts::{Facts, SavedProfile};
 use crate::plan::profiles::differing_keys;
 use crate::plan::topology;
-use crate::scalar::{Id, Space};
+use crate::profile::Value;
+use crate::scalar::{Id, Space, mac_text};
 
 use crate::observation::Observation;
 use crate::step::Step;
@@ -58,6 +59,27 @@ pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step
     }));
     waves.retain(|wave| !wave.is_empty());
     waves
+}
+
+/// Waves: links that have lost the MAC address of their profile are activated anew, and what hangs on them with them.
+pub fn addresses(seen: &Observation, then: &Observation) -> Vec<Vec<Step>> {
+    let lost = |iface: &Id, uuid: &str| readdressed(iface, uuid, &seen.facts, &then.facts);
+    let mut waves = activations(seen, then, lost);
+    waves.retain(|wave| !wave.is_empty());
+    waves
+}
+
+/// A link of software that NetworkManager has made anew and udev has given another MAC address than that of its profile, as it looked before
+/// NetworkManager set that and wrote after it (systemd.link(5), `MACAddressPolicy=persistent`).
+fn readdressed(iface: &Id, uuid: &str, before: &Facts, now: &Facts) -> bool {
+    let mac = |facts: &Facts| facts.link(&iface.name).filter(|l| l.kind.is_some())?.mac.clone();
+    let (had, has) = (mac(before), mac(now));
+    let profile = before.profile(uuid).map(|p| &p.profile);
+    let given = match profile.and_then(|p| p.get("802-3-ethernet", "cloned-mac-address")) {
+        Some(Value::Bytes(mac)) => Some(mac_text(mac)),
+        _ => None,
+    };
+    has.is_some() && given.is_some() && had == given && had != has
 }
 
 /// Profiles that were on disk and are in memory only.
@@ -230,5 +252,37 @@ mod tests {
         };
         assert_eq!(steps(&vlan(6)), ["deactivate eth1.5", "activate eth1.5"]);
         assert_eq!(steps(&vlan(5)), [""; 0]);
+    }
+
+    #[test]
+    fn a_link_made_anew_has_the_address_of_its_profile_again() {
+        let dummy = |mac: &str, kind: Option<&str>| {
+            let mut profile = saved("d", "du0", 1500, 0);
+            let given = vec![2u8, 0, 0, 0, 0, 1];
+            profile.profile.put("802-3-ethernet", "cloned-mac-address", given);
+            let mut facts = node(vec![profile], &[("du0", "d")]);
+            facts.links = vec![Link {
+                name: "du0".into(),
+                kind: kind.map(str::to_owned),
+                mac: Some(mac.into()),
+                ..Link::default()
+            }];
+            Observation::new(facts)
+        };
+        let steps = |was: &Observation, is: &Observation| -> Vec<String> {
+            let waves = addresses(was, is);
+            waves.concat().iter().map(ToString::to_string).collect()
+        };
+        let (own, udevs) = ("02:00:00:00:00:01", "0E:E2:A6:2F:FE:D1");
+        let software = |mac| dummy(mac, Some("dummy"));
+        assert_eq!(steps(&software(own), &software(udevs)), ["activate du0"]);
+        assert_eq!(steps(&software(own), &software(own)), [""; 0]);
+        // it was not that of its profile before either
+        assert_eq!(steps(&software(udevs), &software(own)), [""; 0]);
+        assert_eq!(
+            steps(&dummy(own, None), &dummy(udevs, None)),
+            [""; 0],
+            "a card keeps its own"
+        );
     }
 }

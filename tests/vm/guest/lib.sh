@@ -29,3 +29,20 @@ dnsmasq_off() {
   kill "$(cat "/run/world-$1.pid")"
   rm -f "/run/world-$1".*
 }
+
+# udev_late LINK ADDRESS OTHER — whenever LINK is made and NetworkManager has given it ADDRESS, it gets OTHER: what systemd-udevd does for its
+# `MACAddressPolicy=persistent` when it looked at a link before and comes to write after NetworkManager
+udev_late() {
+  while sleep 0.05; do
+    now=$(cat "/sys/class/net/$1/ifindex" 2>/dev/null) || continue
+    if [ "$now" != "${last:-}" ] && [ "$(cat "/sys/class/net/$1/address")" = "$2" ]; then
+      ip link set "$1" address "$3"
+      last=$now
+    fi
+  done >/dev/null 2>&1 </dev/null &
+  echo $! >"/run/udev-late-$1.pid"
+}
+udev_late_off() {
+  kill "$(cat "/run/udev-late-$1.pid")"
+  rm -f "/run/udev-late-$1.pid"
+}
