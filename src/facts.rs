@@ -320,6 +320,8 @@ pub type Numbers = BTreeMap<&'static str, u32>;
 pub struct Ethtool {
     /// `ETHTOOL_MSG_FEATURES_GET`, by the kernel's name: `tx-tcp-segmentation`.
     pub features: BTreeMap<Arc<str>, Feature>,
+    /// `ETHTOOL_MSG_LINKMODES_GET`: whether speed and duplex are negotiated.
+    pub auto_negotiation: Option<bool>,
     /// `ETHTOOL_MSG_PAUSE_GET`: `autoneg`, `rx`, `tx`, each 0 or 1.
     pub pause: Numbers,
     /// `ETHTOOL_MSG_COALESCE_GET`: microseconds, frames, packets a second; `adaptive-rx` and `-tx` are 0 or 1.

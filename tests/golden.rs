@@ -115,6 +115,9 @@ struct Equipped {
     ring: BTreeMap<String, u32>,
     channels: BTreeMap<String, u32>,
     fec: BTreeMap<String, u32>,
+    auto_negotiation: Option<bool>,
+    speed: Option<u32>,
+    duplex: Option<String>,
     /// As many virtual functions as there may be.
     vfs: Option<u32>,
     addresses: Vec<Given>,
@@ -162,6 +165,8 @@ fn equip(card: &Equipped, link: &mut Link) {
     set(&mut link.pci_address, &card.pci);
     set(&mut link.mac, &card.mac);
     set(&mut link.permanent_mac, &card.permanent_mac);
+    set(&mut link.duplex, &card.duplex);
+    link.speed = card.speed.or(link.speed);
     link.mtu = card.mtu.or(link.mtu);
     (link.min_mtu, link.max_mtu) = (card.min_mtu, card.max_mtu);
     link.alt_names.clone_from(&card.alt_names);
@@ -176,6 +181,7 @@ fn equip(card: &Equipped, link: &mut Link) {
             .iter()
             .map(|(name, word)| (name.as_str().into(), feature(word)))
             .collect(),
+        auto_negotiation: card.auto_negotiation,
         pause: numbers(&card.pause),
         coalesce: numbers(&card.coalesce),
         ring: numbers(&card.ring),

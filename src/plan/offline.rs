@@ -57,11 +57,14 @@ fn node_decides(fault: &Invalid) -> bool {
 
 /// A node with `lo` and, as network cards, whatever the document names but does not make.
 pub fn stage(desired: &NetworkState) -> Observation {
-    let mut made: BTreeSet<&str> = BTreeSet::new();
+    let up = desired.interfaces.iter().filter(|i| i.is_up());
+    let other_end = |i: &Interface| Some(i.kind.other_end(i.name())?.name().to_owned());
+    let ends: BTreeSet<String> = up.filter_map(other_end).collect();
+    let mut made: BTreeSet<&str> = ends.iter().map(String::as_str).collect();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut there = NetworkState::default();
     for wish in desired.interfaces.iter().filter(|i| !i.is_ignored()) {
-        let hardware = !wish.kind.is_virtual() || wish.is_absent();
+        let hardware = wish.is_absent() || !(wish.kind.is_virtual() || ends.contains(wish.name()));
         if !hardware {
             made.insert(wish.name());
         } else {

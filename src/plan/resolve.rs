@@ -65,13 +65,20 @@ fn interfaces(
     ignored: &mut BTreeSet<String>,
 ) -> Result<Vec<Interface>, Invalid> {
     let (mut all, mut known) = (vec![], BTreeSet::new());
+    let up = desired.interfaces.iter().filter(|i| i.is_up());
+    let ends: Vec<Interface> = up.filter_map(|i| i.kind.other_end(i.name())).collect();
+    let made_with = |wish: &Interface| {
+        let new = names.seen.facts.link(wish.name()).is_none() && wish.is_up();
+        wish.paired(ends.iter().find(|end| new && end.name() == wish.name())?)
+    };
     for wish in &desired.interfaces {
         let label = format!("interfaces[{}]", wish.base.name);
         if wish.is_ignored() {
             ignored.insert(names.kernel(&wish.base.name).unwrap_or_else(|_| wish.base.name.clone()));
             continue;
         }
-        let mut found = interface(wish, names).map_err(|e| e.under(&label))?;
+        let paired = made_with(wish);
+        let mut found = interface(paired.as_ref().unwrap_or(wish), names).map_err(|e| e.under(&label))?;
         if options.memory_only && found.is_absent() {
             found.base.state = Some(State::Down);
         }

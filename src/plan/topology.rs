@@ -457,8 +457,11 @@ fn pair_veths(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) ->
                     touched.wish.base.state = Some(State::Absent);
                 }
             }
+            if let Some(taken) = taken_end(wish, graph, seen) {
+                return Err(Invalid::new(format!("interfaces[{}].veth.peer", wish.name()), taken));
+            }
             let new = |other: &Interface| seen.facts.link(other.name()).is_none();
-            if let Some(other) = wish.kind.other_end(wish.name()).filter(new) {
+            if let Some(other) = other_end(wish, seen).filter(new) {
                 let id = other.id();
                 graph.entry(id).or_insert_with(|| Touched::implied(other, because));
             }
@@ -475,14 +478,46 @@ fn pair_veths(graph: &mut Graph, resolved: &NetworkState, seen: &Observation) ->
             );
             return Err(Invalid::new(format!("interfaces[{}]", peer.name), why));
         }
-        if wish.is_absent() {
+        // one that is down stays in the hands of whoever put it there
+        let there = seen.interface(&peer).is_some_and(Interface::is_up);
+        if wish.is_absent() || (wish.base.state == Some(State::Down) && there) {
             let touched = implied(graph, &peer, seen, because);
             if !touched.named {
-                touched.wish.base.state = Some(State::Absent);
+                touched.wish.base.state = wish.base.state;
             }
         }
     }
     Ok(())
+}
+
+/// Why what the wish calls its other end cannot become that: the kernel makes both ends at once.
+fn taken_end(wish: &Interface, graph: &Graph, seen: &Observation) -> Option<String> {
+    let other = wish.kind.other_end(wish.name())?;
+    let (peer, id) = (other.name(), other.id());
+    let is = |i: &Interface| match i.kind.peer() {
+        Some(end) => format!("the other end of {end}"),
+        None => format!("of type {}", i.kind.type_name()),
+    };
+    let named = graph.get(&id).filter(|t| t.named && t.wish.is_up());
+    let current = seen.interface(&id);
+    let ends_here = |i: &Interface| i.kind.peer() == Some(wish.name());
+    match (named, current) {
+        (_, Some(now)) if ends_here(now) => None,
+        (Some(named), _) if ends_here(&named.wish) => None,
+        (Some(named), None) => Some(format!("{peer} is to be {} in the same document", is(&named.wish))),
+        (_, Some(now)) => Some(format!("{peer} exists and is {}; give it another name", is(now))),
+        (None, None) => None,
+    }
+}
+
+/// The other end of a pair, as the wish, or the profile of one that is down, says.
+fn other_end(wish: &Interface, seen: &Observation) -> Option<Interface> {
+    let kept = || {
+        let gone = seen.facts.link(wish.name()).is_none();
+        let profile = Stock::of(&wish.id(), seen).base.filter(|_| gone)?;
+        wish.kind.from_profile(&profile.profile).other_end(wish.name())
+    };
+    wish.kind.other_end(wish.name()).or_else(kept)
 }
 
 /// What stands on something virtual goes with it, level by level: for good, or until its base is up again.

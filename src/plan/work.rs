@@ -130,10 +130,11 @@ impl<'a> Work<'a> {
                 self.activate(id, &made);
             }
         }
-        if unmanaged || on {
+        let goes_along = !touched.named && current.is_some_and(|c| self.goes_with_its_base(c));
+        if (unmanaged || on) && !goes_along {
             self.steps.after.push(Step::Disconnect { iface: id.clone() });
         }
-        if virtual_link && !current.is_some_and(|c| c.kind.needs_controller()) {
+        if virtual_link && !goes_along && !current.is_some_and(|c| c.kind.needs_controller()) {
             // NetworkManager removes with the connection only what it made itself
             self.steps.remove.push(Step::RemoveLink { iface: id.clone() });
         }
@@ -141,6 +142,18 @@ impl<'a> Work<'a> {
         if !touched.named && (virtual_link || on) && !self.lines.speaks_of(&label) {
             self.lines.push(format!("{label}: {} → down", touched.because));
         }
+    }
+
+    /// The kernel takes it away with what it stands on. NetworkManager then brings it up again with that, which a `Disconnect` would forbid.
+    fn goes_with_its_base(&self, current: &Interface) -> bool {
+        let goes = |name: &String| {
+            let id = Id::kernel(name);
+            let touched = self.graph.get(&id);
+            touched.is_some_and(|t| t.wish.is_absent() || t.wish.base.state == Some(State::Down))
+                && self.seen.interface(&id).is_some_and(|c| c.kind.is_virtual())
+        };
+        let bases = current.kind.parents();
+        !bases.is_empty() && bases.iter().all(goes)
     }
 
     /// The wish says of an interface that is to be down what neither its profile nor the kernel says.

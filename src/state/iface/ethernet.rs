@@ -58,11 +58,12 @@ pub enum Duplex {
 }
 
 impl Section {
-    /// Reads speed and duplex of a link; auto-negotiation where the profile sets it.
+    /// Reads what a card does; of links of software, what the profile sets.
     pub fn from_facts(link: &Link, facts: &Facts) -> Option<Self> {
         let profile = facts.active_profile(&link.name).map(|p| &p.profile);
+        let kernel = link.ethtool.auto_negotiation.filter(|_| link.kind.is_none());
         let section = Section {
-            auto_negotiation: profile.and_then(|p| p.bool("802-3-ethernet", "auto-negotiate")),
+            auto_negotiation: kernel.or_else(|| profile?.bool("802-3-ethernet", "auto-negotiate")),
             speed: link.speed,
             duplex: link.duplex.as_deref().and_then(|d| match d {
                 "full" => Some(Duplex::Full),
@@ -121,11 +122,30 @@ impl Section {
 
     /// Says what the wish leaves out, and refuses what the card cannot do.
     pub fn complete(wish: &mut Option<Section>, current: &Option<Section>) -> Result<(), Invalid> {
+        if let (Some(wish), Some(now)) = (wish.as_mut(), current) {
+            wish.modes(now);
+        }
         let Some(sriov) = wish.as_mut().and_then(|s| s.sr_iov.as_mut()) else {
             return Ok(());
         };
         let done = sriov.complete(current.as_ref().and_then(|s| s.sr_iov.as_ref()));
         done.map_err(|e| e.under("ethernet.sr-iov"))
+    }
+
+    /// NetworkManager switches auto-negotiation off only where it is given a speed and a duplex mode: those that are in force, then. With it on,
+    /// they would be all that the card offers its partner: what was merely negotiated stays out.
+    fn modes(&mut self, now: &Section) {
+        match self.auto_negotiation {
+            Some(false) => {
+                self.speed = self.speed.or(now.speed);
+                self.duplex = self.duplex.or(now.duplex);
+            }
+            Some(true) => {
+                self.speed = self.speed.filter(|_| self.speed != now.speed);
+                self.duplex = self.duplex.filter(|_| self.duplex != now.duplex);
+            }
+            None => {}
+        }
     }
 
     fn sriov(section: &Option<Section>) -> Option<&Sriov> {
@@ -164,6 +184,8 @@ impl Kind for Ethernet {
         link.speed = speed.and_then(|s| s.try_into().ok()).or(link.speed);
         let duplex = profile.str("802-3-ethernet", "duplex").map(str::to_owned);
         link.duplex = duplex.or(link.duplex.take());
+        let on = profile.bool("802-3-ethernet", "auto-negotiate");
+        link.ethtool.auto_negotiation = on.or(link.ethtool.auto_negotiation);
     }
 
     fn nm_default(setting: &str, key: &str) -> Option<profile::Value> {

@@ -844,6 +844,15 @@ impl Interface {
         tree
     }
 
+    /// The wish for a link that another entry makes as its `end`, where it does not say so itself.
+    pub fn paired(&self, end: &Interface) -> Option<Interface> {
+        let open = matches!(self.kind.type_name(), "" | "unknown" | "ethernet" | "veth") && self.kind.peer().is_none();
+        let mut tree = Value::Object(self.tree());
+        tree::overlay(&mut tree, &end.kind.tree());
+        tree["type"] = end.kind.type_name().into();
+        Interface::from_tree(tree).ok().filter(|_| open)
+    }
+
     /// Wanted up (the default).
     pub fn is_up(&self) -> bool {
         self.base.state.unwrap_or_default() == State::Up

@@ -59,6 +59,14 @@ impl Kind for Veth {
         }
     }
 
+    fn from_profile(profile: &Profile) -> Self {
+        let peer = profile.str("veth", "peer");
+        Veth {
+            veth: peer.map(|peer| Section { peer: peer.to_owned() }),
+            ethernet: None,
+        }
+    }
+
     fn validate(&self, cx: &Context<'_>) -> Result<(), Invalid> {
         match &self.veth {
             None if cx.new => Err(Invalid::new("veth", "a new veth needs veth.peer")),

@@ -424,6 +424,7 @@ impl Part for Ethtool {
             ring,
             channels,
             fec,
+            auto_negotiation: _, // section `ethernet` shows it
         } = &link.ethtool;
         let feature: BTreeMap<String, bool> = features
             .iter()
