@@ -119,6 +119,14 @@ impl Facts {
         self.active(id).filter(|_| on)
     }
 
+    /// Something is up, or comes up, with the profile of this uuid.
+    pub fn in_force(&self, uuid: &str) -> bool {
+        let devices = self.devices.iter().filter_map(|d| d.active.as_ref());
+        devices
+            .chain(&self.vpns)
+            .any(|a| a.uuid == uuid && matches!(a.state, 1 | 2))
+    }
+
     /// The row of Open vSwitch for an interface of this name.
     pub fn ovs_interface(&self, name: &str) -> Option<&OvsInterface> {
         self.ovs.as_ref()?.interfaces.get(name)

@@ -155,7 +155,7 @@ async fn floor(host: &LiveHost, nm: &NetworkManager, document: &Value) -> (Cost,
         })
         .collect();
     let begin = Begin::now();
-    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(iface, p, None, false)))
+    let saved = try_join_all(profiles.iter().map(|(iface, p)| nm.save(iface, p, None, false, false)))
         .await
         .expect("saved");
     let names = profiles.iter().map(|(iface, _)| iface);

@@ -143,7 +143,12 @@ impl LiveHost {
     /// Notes how to undo an effect before it happens.
     fn note_undo(&self, effect: &Effect) -> Result<(), HostError> {
         let mut undo = self.undo();
-        let inverse = effect.inverse(&undo.before.facts);
+        let before = &undo.before.facts;
+        let inverse = effect.inverse(before);
+        // a static name that is put back becomes the running one as well
+        let running = before.hostname.running.clone();
+        let running = running.filter(|_| matches!(effect, Effect::StaticHostname(_)));
+        undo.effects.extend(running.map(Effect::RunningHostname));
         undo.effects.push(inverse);
         let Some(journal) = &self.journal else { return Ok(()) };
         journal.update(|entry| entry.undo.clone_from(&undo.effects))
@@ -181,9 +186,10 @@ impl LiveHost {
                 memory_only,
             } => {
                 let later = !memory_only && self.undo().provisional.is_some();
-                let (nm, label) = (&self.nm, &iface.name);
-                let path = nm.save(label, profile, path.as_deref(), *memory_only || later).await?;
                 let uuid = profile.str("connection", "uuid").unwrap_or_default().to_owned();
+                let in_force = self.known().active.values().any(|a| a.uuid == uuid);
+                let (nm, label, only) = (&self.nm, &iface.name, *memory_only || later);
+                let path = nm.save(label, profile, path.as_deref(), only, in_force).await?;
                 if let Some(provisional) = self.undo().provisional.as_mut().filter(|_| later) {
                     provisional.save(&uuid, label, &path);
                 }
@@ -226,7 +232,7 @@ impl LiveHost {
         let Some(instead) = instead else {
             return self.nm.forget(label, path).await;
         };
-        self.nm.save(label, &instead, Some(path), true).await?;
+        self.nm.save(label, &instead, Some(path), true, false).await?;
         let running = self.known().active.values().find(|a| a.uuid == uuid).cloned();
         match running {
             Some(active) => self.nm.deactivate(label, &active.path).await,
@@ -239,7 +245,11 @@ impl LiveHost {
         let Some(provisional) = self.undo().provisional.clone() else {
             return Ok(());
         };
-        let keep = provisional.saved().map(|at| self.nm.keep(&at.label, &at.path));
+        let active = self.nm.active().await?;
+        let keep = provisional.saved().map(|(uuid, at)| {
+            let in_force = active.contains_key(uuid);
+            self.nm.keep(&at.label, &at.path, in_force)
+        });
         let kept = join_all(keep).await;
         kept.into_iter().collect::<Result<(), HostError>>()?;
         let forget = provisional.forgotten().map(|at| self.nm.forget(&at.label, &at.path));
@@ -471,7 +481,8 @@ impl LiveHost {
     async fn write_down(&self, before: &Facts, now: &Facts) {
         for saved in restore::in_memory(before, now) {
             let label = saved.interface().unwrap_or_default();
-            if let Err(e) = self.nm.keep(label, &saved.path).await {
+            let in_force = now.in_force(saved.uuid());
+            if let Err(e) = self.nm.keep(label, &saved.path, in_force).await {
                 warn!("{}", chain(&e));
             }
         }

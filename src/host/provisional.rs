@@ -44,9 +44,9 @@ impl Provisional {
         Some(instead)
     }
 
-    /// Profiles to write to disk.
-    pub fn saved(&self) -> impl Iterator<Item = &Pending> {
-        self.saved.values()
+    /// Profiles to write to disk, by uuid.
+    pub fn saved(&self) -> impl Iterator<Item = (&String, &Pending)> {
+        self.saved.iter()
     }
 
     /// Profiles to delete.
@@ -126,7 +126,7 @@ mod tests {
             "nobody had it before"
         );
         let paths = |list: Vec<&Pending>| list.into_iter().map(|p| p.path.clone()).collect::<Vec<_>>();
-        assert_eq!(paths(pending.saved().collect()), ["/a"]);
+        assert_eq!(paths(pending.saved().map(|(_, at)| at).collect()), ["/a"]);
         assert_eq!(paths(pending.forgotten().collect()), ["/b"]);
         let mut facts = Facts {
             profiles: vec![saved("a", 1), saved("b", 1), saved("c", 1)],

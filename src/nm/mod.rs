@@ -111,6 +111,12 @@ fn path(text: &str) -> Result<ObjectPath<'_>, HostError> {
     ObjectPath::try_from(text).map_err(|e| HostError::Other(format!("'{text}' is not a D-Bus path: {e}")))
 }
 
+/// `BLOCK_AUTOCONNECT` (32): the profile does not come up by itself until it is activated. Whoever says it of one that is in force has a node
+/// that stays without it when its card, its cable or its DHCP server was away for a while.
+fn hold_back(in_force: bool) -> u32 {
+    if in_force { 0 } else { 32 }
+}
+
 impl NetworkManager {
     /// Connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS) and starts listening.
     pub async fn connect() -> Result<Self, HostError> {
@@ -275,16 +281,17 @@ impl NetworkManager {
         }
     }
 
-    /// AddConnection2, or Update2 of the profile at `at`. Gives the path. Autoconnect is held back: activation is ours to order.
+    /// AddConnection2, or Update2 of the profile at `at`. Gives the path. One that is not `in_force` is held back: activation is ours to order.
     pub async fn save(
         &self,
         label: &str,
         profile: &Profile,
         at: Option<&str>,
         memory_only: bool,
+        in_force: bool,
     ) -> Result<String, HostError> {
-        // NM_SETTINGS_ADD_CONNECTION2_FLAG_*/UPDATE2_FLAG_*: TO_DISK 1, IN_MEMORY 2, BLOCK_AUTOCONNECT 32
-        let flags = if memory_only { 2 } else { 1 } | 32;
+        // NM_SETTINGS_ADD_CONNECTION2_FLAG_*/UPDATE2_FLAG_*: TO_DISK 1, IN_MEMORY 2
+        let flags = if memory_only { 2 } else { 1 } | hold_back(in_force);
         let _turn = self.turn().await;
         let tried = format!("saving the profile of {label}");
         match at {
@@ -303,12 +310,13 @@ impl NetworkManager {
         }
     }
 
-    /// Writes the profile at `at` to disk as it is in memory, and applies nothing of it.
-    pub async fn keep(&self, label: &str, at: &str) -> Result<(), HostError> {
-        // NM_SETTINGS_UPDATE2_FLAG_*: TO_DISK 1, BLOCK_AUTOCONNECT 32, NO_REAPPLY 64; no settings are those that it has
+    /// Writes the profile at `at` to disk as it is in memory, and applies nothing of it. One that is not `in_force` does not come up by that.
+    pub async fn keep(&self, label: &str, at: &str, in_force: bool) -> Result<(), HostError> {
+        // NM_SETTINGS_UPDATE2_FLAG_*: TO_DISK 1, NO_REAPPLY 64; no settings are those that it has
+        let flags = 1 | 64 | hold_back(in_force);
         let _turn = self.turn().await;
         let connection = self.connection(at).await?;
-        let update = connection.update2(HashMap::new(), 1 | 32 | 64, HashMap::new());
+        let update = connection.update2(HashMap::new(), flags, HashMap::new());
         let done = call("Update2", update).await;
         done.map(|_| ())
             .map_err(failed(format!("writing the profile of {label} to disk")))

@@ -16,13 +16,15 @@ pub fn hostname(resolved: &NetworkState, seen: &Observation, out: &mut Sections)
         return;
     };
     let now = &seen.facts.hostname;
-    if let Some(name) = config
-        .as_ref()
-        .filter(|n| now.config.as_deref().unwrap_or_default() != n.as_str())
-    {
-        out.effects.push(Effect::StaticHostname(name.clone()));
+    let kept = now.config.as_deref().unwrap_or_default();
+    let changed = config.as_deref().filter(|n| *n != kept);
+    if let Some(name) = changed {
+        out.effects.push(Effect::StaticHostname(name.to_owned()));
     }
-    if let Some(name) = running.as_ref().filter(|n| now.running.as_ref() != Some(n)) {
+    // systemd-hostnamed makes a new static name the running one, and `localhost` of none
+    let running_now = now.running.as_ref().filter(|_| changed == Some(""));
+    let stays = running.as_ref().or(running_now);
+    if let Some(name) = stays.filter(|n| changed.is_some() || now.running.as_ref() != Some(n)) {
         out.effects.push(Effect::RunningHostname(name.clone()));
     }
     let kept = config.as_ref().or(now.config.as_ref()).filter(|n| is_specific(n));
