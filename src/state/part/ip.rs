@@ -673,8 +673,11 @@ impl Ip {
         if !self.is_auto() {
             without(&AUTO_KEYS, profile);
         }
-        if method == "disabled" {
-            return without(&ENABLED_KEYS, profile);
+        match method {
+            "disabled" => return without(&ENABLED_KEYS, profile),
+            // not in force beside a global setting, but NetworkManager refuses the profile
+            "link-local" => without(&["dns", "dns-data", "dns-search"], profile),
+            _ => {}
         }
         // -1 on one side is no opinion
         let metrics = [
