@@ -38,7 +38,7 @@ pub fn resolve(desired: &NetworkState, seen: &Observation, options: Options) -> 
         resolved.warnings.push(why);
     }
     let names = Names::of(desired, seen)?;
-    resolved.state.interfaces = interfaces(desired, &names, options, &mut resolved.ignored)?;
+    resolved.state.interfaces = interfaces(desired, &names, options, &mut resolved)?;
     give_ports(&mut resolved.state, seen);
     routes(&mut resolved, &names, seen)?;
     for (i, rule) in resolved
@@ -62,7 +62,7 @@ fn interfaces(
     desired: &NetworkState,
     names: &Names<'_>,
     options: Options,
-    ignored: &mut BTreeSet<String>,
+    resolved: &mut Resolved,
 ) -> Result<Vec<Interface>, Invalid> {
     let (mut all, mut known) = (vec![], BTreeSet::new());
     let up = desired.interfaces.iter().filter(|i| i.is_up());
@@ -74,7 +74,13 @@ fn interfaces(
     for wish in &desired.interfaces {
         let label = format!("interfaces[{}]", wish.base.name);
         if wish.is_ignored() {
-            ignored.insert(names.kernel(&wish.base.name).unwrap_or_else(|_| wish.base.name.clone()));
+            let name = names.kernel(&wish.base.name);
+            resolved.ignored.insert(name.unwrap_or_else(|_| wish.base.name.clone()));
+            continue;
+        }
+        if is_no_more(wish, names) {
+            let why = format!("{label}: there is none on the node, so there is nothing to take down");
+            resolved.warnings.push(why);
             continue;
         }
         let paired = made_with(wish);
@@ -89,6 +95,19 @@ fn interfaces(
         all.push(found);
     }
     Ok(all)
+}
+
+/// A card that is to be down and is not there: nothing has to be done for that, and nothing could be.
+fn is_no_more(wish: &Interface, names: &Names<'_>) -> bool {
+    let base = &wish.base;
+    let hardware = matches!(wish.kind.type_name(), "ethernet" | "veth" | "infiniband") && !wish.kind.is_virtual();
+    let known = || {
+        names.kernel(&base.name).is_ok_and(|name| {
+            let id = Id::kernel(name);
+            names.seen.interface(&id).is_some() || names.seen.profiles_of(&id).next().is_some()
+        })
+    };
+    base.state == Some(State::Down) && base.identifier.unwrap_or_default() == Identifier::Name && hardware && !known()
 }
 
 /// What names mean: in a document an interface goes by its kernel name, an alt-name, or where another one refers to it, the name of its profile.

@@ -81,7 +81,7 @@ pub fn spread(resolved: &Resolved, seen: &Observation, options: Options) -> Resu
         let left = graph.values_mut().filter(unclaimed);
         left.for_each(|t| t.member = Membership::Leaves);
     }
-    free_ports(&mut graph, wishes, seen, options)?;
+    free_ports(&mut graph, resolved, seen, options)?;
     companions::empty(&mut graph, seen);
     companions::leftovers(&mut graph, wishes, seen);
     companions::belong(&graph, seen)?;
@@ -389,8 +389,8 @@ fn join_one(graph: &mut Graph, port: &Interface, mut controller: Interface, seen
 }
 
 /// Ports that lose their controller: not listed any more, or the controller goes.
-fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation, options: Options) -> Result<(), Invalid> {
-    for wish in &resolved.interfaces {
+fn free_ports(graph: &mut Graph, resolved: &Resolved, seen: &Observation, options: Options) -> Result<(), Invalid> {
+    for wish in &resolved.state.interfaces {
         let Some(current) = seen.interface(&wish.id()) else {
             continue;
         };
@@ -407,6 +407,7 @@ fn free_ports(graph: &mut Graph, resolved: &NetworkState, seen: &Observation, op
             let settled = |t: &Touched| t.member != Membership::Keeps || t.wish.is_absent();
             let kept = seen.interface(&id).is_some_and(|p| wish.kind.keeps_extra(p));
             if listed.contains(&port)
+                || resolved.ignored.contains(&port)
                 || graph.get(&id).is_some_and(settled)
                 || (others && !wish.kind.wants_no_extra_ports())
                 || kept

@@ -109,6 +109,7 @@ fn interface(wish: &Interface, seen: &Observation, out: &mut Vec<Difference>) {
     let label = format!("interfaces[{}]", wish.name());
     match (wish.base.state.unwrap_or_default(), current) {
         (State::Absent, Some(c)) if c.kind.is_virtual() => out.push(difference(label, c.kind.type_name(), "absent")),
+        (State::Down, Some(c)) if c.kind.stays_up() && seen.facts.own_profile(wish.name()).is_none() => {}
         (State::Down, Some(c)) if goes_when_down(c) || c.base.state != Some(State::Down) => {
             out.push(difference(format!("{label}.state"), word(c.base.state), "down"))
         }

@@ -81,9 +81,7 @@ impl<'a> Work<'a> {
         }
         let stock = Stock::of(id, self.seen);
         self.steps.forget.extend(stock.own().map(|saved| forget(id, saved)));
-        // what NetworkManager has by itself is gone as far as it can be when it has no profile of its own
-        let bare = current.is_some_and(|c| c.kind.stays_up()) && stock.base.is_none();
-        let active = self.seen.facts.is_on(id) && !bare;
+        let active = self.is_held_up(id);
         let label = format!("interfaces[{}]", id.name);
         // a port of Open vSwitch is told by the interfaces behind it
         if id.space != Space::OvsPort
@@ -98,6 +96,12 @@ impl<'a> Work<'a> {
         } else if active {
             self.steps.after.push(Step::Disconnect { iface: id.clone() });
         }
+    }
+
+    /// It can be taken down. What NetworkManager has up by itself is down as far as it can be when it has no profile of its own.
+    fn is_held_up(&self, id: &Id) -> bool {
+        let by_itself = self.seen.interface(id).is_some_and(|c| c.kind.stays_up());
+        self.seen.facts.is_on(id) && !(by_itself && Stock::of(id, self.seen).base.is_none())
     }
 
     /// What is behind companions: a port of Open vSwitch that connects by itself would bring its bridge up again.
@@ -116,7 +120,7 @@ impl<'a> Work<'a> {
     /// The profile stays, changed where the wish says more than `down`; the link of something virtual goes.
     fn take_down(&mut self, id: &Id, touched: &Touched) {
         let current = self.seen.interface(id);
-        let on = self.seen.facts.is_on(id);
+        let on = self.is_held_up(id);
         let virtual_link = current.is_some_and(|c| c.kind.is_virtual()) && id.space == Space::Kernel;
         let unmanaged = !virtual_link && current.is_some_and(|c| c.is_ignored());
         if self.says_more(id, &touched.wish) || unmanaged {
