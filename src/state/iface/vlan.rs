@@ -102,6 +102,10 @@ impl Section {
         let mut s = Section {
             base_iface,
             protocol: Some(Protocol::Q),
+            // the kernel says nothing of flags where none is set (`vlan_fill_info`)
+            reorder_headers: Some(false),
+            loose_binding: Some(false),
+            registration_protocol: Some(Registration::None),
             ..Section::default()
         };
         for item in info {
@@ -188,10 +192,13 @@ impl Kind for Vlan {
         link.parent = profile.str("vlan", "parent").and_then(index);
         let mut info = vec![
             InfoVlan::Id(number("id").and_then(|v| v.try_into().ok()).unwrap_or(0)),
-            InfoVlan::Flags((VlanFlags::from_bits_retain(flags), VlanFlags::all())),
             InfoVlan::Protocol(protocol),
         ];
-        // the kernel tells of a map that has something in it (`vlan_fill_info`)
+        // the kernel tells of flags and of a map that have something in them (`vlan_fill_info`)
+        if flags != 0 {
+            let flags = VlanFlags::from_bits_retain(flags);
+            info.push(InfoVlan::Flags((flags, VlanFlags::all())));
+        }
         let ingress = Some(qos("ingress-priority-map")).filter(|map| !map.is_empty());
         let egress = Some(qos("egress-priority-map")).filter(|map| !map.is_empty());
         info.extend(ingress.map(InfoVlan::IngressQos));
