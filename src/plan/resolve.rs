@@ -85,6 +85,11 @@ fn interfaces(
         }
         let paired = made_with(wish);
         let mut found = interface(paired.as_ref().unwrap_or(wish), names).map_err(|e| e.under(&label))?;
+        if found.kind.stays_up() && found.base.state == Some(State::Down) {
+            let why = format!("{label}.state: left as it is: it is never down; absent takes away what was added to it");
+            resolved.warnings.push(why);
+            continue;
+        }
         if options.memory_only && found.is_absent() {
             found.base.state = Some(State::Down);
         }
@@ -99,8 +104,9 @@ fn interfaces(
 
 /// A card that is to be down and is not there: nothing has to be done for that, and nothing could be.
 fn is_no_more(wish: &Interface, names: &Names<'_>) -> bool {
-    let base = &wish.base;
-    let hardware = matches!(wish.kind.type_name(), "ethernet" | "veth" | "infiniband") && !wish.kind.is_virtual();
+    let (base, kind) = (&wish.base, &wish.kind);
+    let made = kind.is_virtual() || kind.stays_up() || kind.space() != Space::Kernel;
+    let hardware = !made && !kind.nm_type().is_empty();
     let known = || {
         names.kernel(&base.name).is_ok_and(|name| {
             let id = Id::kernel(name);
