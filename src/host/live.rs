@@ -423,8 +423,7 @@ impl LiveHost {
         if mended {
             self.back(&before.facts).await;
         }
-        self.readdress(&before).await?;
-        let now = self.observe().await?.facts;
+        let now = self.readdress(&before).await?;
         self.write_down(&before.facts, &now).await;
         let lost = restore::lost(&before.facts, &now);
         // a device that was gone may have come back by its profile, which was restored
@@ -462,10 +461,12 @@ impl LiveHost {
         done
     }
 
-    /// Gives links that were made anew the addresses of their profiles, where udev has written over them; it may come late.
-    async fn readdress(&self, before: &Observation) -> Result<(), HostError> {
+    /// Gives links that were made anew the addresses of their profiles, where udev has written over them; it may come late. Gives what was seen
+    /// last.
+    async fn readdress(&self, before: &Observation) -> Result<Facts, HostError> {
+        let mut now = self.observe().await?;
         for _ in 0..2 {
-            let waves = restore::addresses(before, &self.observe().await?);
+            let waves = restore::addresses(before, &now);
             if waves.is_empty() {
                 break;
             }
@@ -473,8 +474,9 @@ impl LiveHost {
                 self.perform(wave).await?;
             }
             self.back(&before.facts).await;
+            now = self.observe().await?;
         }
-        Ok(())
+        Ok(now.facts)
     }
 
     /// Brings to disk what was there before, as far as it takes it: that may be what failed, and then still has what was.

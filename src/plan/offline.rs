@@ -57,9 +57,7 @@ fn node_decides(fault: &Invalid) -> bool {
 
 /// A node with `lo` and, as network cards, whatever the document names but does not make.
 pub fn stage(desired: &NetworkState) -> Observation {
-    let up = desired.interfaces.iter().filter(|i| i.is_up());
-    let other_end = |i: &Interface| Some(i.kind.other_end(i.name())?.name().to_owned());
-    let ends: BTreeSet<String> = up.filter_map(other_end).collect();
+    let ends: BTreeSet<String> = desired.other_ends().map(|end| end.name().to_owned()).collect();
     let mut made: BTreeSet<&str> = ends.iter().map(String::as_str).collect();
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut there = NetworkState::default();

@@ -65,8 +65,7 @@ fn interfaces(
     resolved: &mut Resolved,
 ) -> Result<Vec<Interface>, Invalid> {
     let (mut all, mut known) = (vec![], BTreeSet::new());
-    let up = desired.interfaces.iter().filter(|i| i.is_up());
-    let ends: Vec<Interface> = up.filter_map(|i| i.kind.other_end(i.name())).collect();
+    let ends: Vec<Interface> = desired.other_ends().collect();
     let made_with = |wish: &Interface| {
         let new = names.seen.facts.link(wish.name()).is_none() && wish.is_up();
         wish.paired(ends.iter().find(|end| new && end.name() == wish.name())?)

@@ -521,16 +521,18 @@ fn other_end(wish: &Interface, seen: &Observation) -> Option<Interface> {
     wish.kind.other_end(wish.name()).or_else(kept)
 }
 
+/// The state in which a link of software is no more, where the plan brings it there.
+pub(super) fn goes(id: &Id, graph: &Graph, seen: &Observation) -> Option<State> {
+    let state = graph.get(id).and_then(|t| t.wish.base.state);
+    let link = seen.interface(id).is_some_and(|i| i.kind.is_virtual()) && id.space == Space::Kernel;
+    state.filter(|s| link && matches!(s, State::Absent | State::Down))
+}
+
 /// What stands on something virtual goes with it, level by level: for good, or until its base is up again.
 fn orphans(graph: &mut Graph, seen: &Observation) {
-    let goes = |graph: &Graph, id: &Id| {
-        let state = graph.get(id).and_then(|t| t.wish.base.state);
-        let link = seen.interface(id).is_some_and(|i| i.kind.is_virtual()) && id.space == Space::Kernel;
-        state.filter(|s| link && matches!(s, State::Absent | State::Down))
-    };
     let mut gone: Vec<(Id, State)> = graph
         .keys()
-        .filter_map(|id| Some((id.clone(), goes(graph, id)?)))
+        .filter_map(|id| Some((id.clone(), goes(id, graph, seen)?)))
         .collect();
     if gone.is_empty() {
         return;
@@ -547,7 +549,7 @@ fn orphans(graph: &mut Graph, seen: &Observation) {
         for child in stand_on.remove(&parent.name).unwrap_or_default() {
             let id = child.id();
             let parents = graph.get(&id).map(|t| t.wish.kind.parents()).unwrap_or_default();
-            let moved = !parents.is_empty() && !parents.iter().any(|p| goes(graph, &Id::kernel(p)).is_some());
+            let moved = !parents.is_empty() && !parents.iter().any(|p| goes(&Id::kernel(p), graph, seen).is_some());
             if moved || graph.get(&id).is_some_and(|t| t.named || t.wish.is_absent()) {
                 continue; // one that is named and to be up is refused below
             }

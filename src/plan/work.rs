@@ -150,12 +150,7 @@ impl<'a> Work<'a> {
 
     /// The kernel takes it away with what it stands on. NetworkManager then brings it up again with that, which a `Disconnect` would forbid.
     fn goes_with_its_base(&self, current: &Interface) -> bool {
-        let goes = |name: &String| {
-            let id = Id::kernel(name);
-            let touched = self.graph.get(&id);
-            touched.is_some_and(|t| t.wish.is_absent() || t.wish.base.state == Some(State::Down))
-                && self.seen.interface(&id).is_some_and(|c| c.kind.is_virtual())
-        };
+        let goes = |name: &String| topology::goes(&Id::kernel(name), self.graph, self.seen).is_some();
         let bases = current.kind.parents();
         !bases.is_empty() && bases.iter().all(goes)
     }

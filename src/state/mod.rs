@@ -117,6 +117,12 @@ impl PartialEq for Replaced {
 }
 
 impl NetworkState {
+    /// The links that others of it make as their other ends (pairs of veth).
+    pub fn other_ends(&self) -> impl Iterator<Item = Interface> {
+        let up = self.interfaces.iter().filter(|i| i.is_up());
+        up.filter_map(|i| i.kind.other_end(i.name()))
+    }
+
     /// Parses a wish strictly. The error's path is in the user's words: `interfaces[br0].bridge.options.stp.enabled`.
     pub fn from_json(value: Value) -> Result<Self, Invalid> {
         let mut map = match value {

@@ -847,10 +847,13 @@ impl Interface {
     /// The wish for a link that another entry makes as its `end`, where it does not say so itself.
     pub fn paired(&self, end: &Interface) -> Option<Interface> {
         let open = matches!(self.kind.type_name(), "" | "unknown" | "ethernet" | "veth") && self.kind.peer().is_none();
+        if !open {
+            return None;
+        }
         let mut tree = Value::Object(self.tree());
         tree::overlay(&mut tree, &end.kind.tree());
         tree["type"] = end.kind.type_name().into();
-        Interface::from_tree(tree).ok().filter(|_| open)
+        Interface::from_tree(tree).ok()
     }
 
     /// Wanted up (the default).
