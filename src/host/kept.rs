@@ -58,12 +58,16 @@ pub struct Written {
     profiles: BTreeMap<String, Option<Profile>>,
     /// Interfaces that it took down.
     down: BTreeSet<Id>,
+    /// Profiles by `connection.uuid` that it activated.
+    #[serde(skip)]
+    activated: BTreeSet<String>,
 }
 
 impl Written {
     /// Adds what these steps do. Says whether that is anything that has to be undone.
     pub fn note(&mut self, wave: &[Step]) -> bool {
         let mut any = false;
+        self.note_activated(wave);
         for step in wave {
             match step {
                 Step::Save { profile, .. } => {
@@ -81,6 +85,15 @@ impl Written {
         any
     }
 
+    /// Adds what these steps activate.
+    pub fn note_activated(&mut self, wave: &[Step]) {
+        let activated = wave.iter().filter_map(|step| match step {
+            Step::Activate { uuid, .. } => Some(uuid.clone()),
+            _ => None,
+        });
+        self.activated.extend(activated);
+    }
+
     /// Still as the transaction saved it. NetworkManager adds keys of its own; what it was given it keeps.
     fn is_ours(&self, now: &SavedProfile) -> bool {
         let saved = match self.profiles.get(now.uuid()) {
@@ -93,6 +106,13 @@ impl Written {
             saved.settings.get(setting).is_some_and(|s| s.contains_key(key))
         };
         !differing_keys(saved, &now.profile).iter().any(given)
+    }
+
+    /// NetworkManager takes it for something that somebody wants to be down until it is told over D-Bus to activate it: its own rollback, which
+    /// brings it up again, does not count (`NM_SETTINGS_AUTOCONNECT_BLOCKED_REASON_USER_REQUEST`).
+    pub fn holds_back(&self, iface: &Id, uuid: &str) -> bool {
+        let taken = self.down.contains(iface) || self.profiles.get(uuid).is_some_and(Option::is_none);
+        taken && !self.activated.contains(uuid)
     }
 
     /// All that was saved is there as it was saved, and what was deleted is gone.
@@ -178,6 +198,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_down_is_held_back_until_it_is_activated() {
+        let (d0, d1, d2) = (Id::kernel("d0"), Id::kernel("d1"), Id::kernel("d2"));
+        let mut written = Written::default();
+        let activate = [Step::Activate {
+            iface: d0.clone(),
+            uuid: "new".to_owned(),
+            follows: false,
+        }];
+        let set_aside = Step::Forget {
+            iface: d1.clone(),
+            uuid: "gone".to_owned(),
+            path: String::new(),
+        };
+        assert!(written.note(&[Step::Deactivate { iface: d0.clone() }, set_aside]));
+        assert!(!written.note(&activate), "it needs no undoing");
+        assert!(written.holds_back(&d0, "old") && written.holds_back(&d1, "gone"));
+        assert!(!written.holds_back(&d0, "new") && !written.holds_back(&d2, "other"));
+    }
+
+    #[test]
     fn what_others_did_since_is_taken_for_what_was() {
         let changed = |uuid: &str| (uuid.to_owned(), Some(saved(uuid, 1400).profile));
         let written = Written {
@@ -189,6 +229,7 @@ mod tests {
                 ("deleted-by-us".to_owned(), None),
             ]),
             down: BTreeSet::from([Id::kernel("eth4")]),
+            ..Written::default()
         };
         let names = [
             "ours",

@@ -391,6 +391,7 @@ impl LiveHost {
         *self.undo() = Undo {
             before,
             effects: entry.undo,
+            written: entry.written,
             ..Undo::default()
         };
         self.take_back(at).await
@@ -406,9 +407,9 @@ impl LiveHost {
             None => Ok(vec![]),
         };
         // kept until all is done: the transaction tries a rollback that failed again
-        let (before, effects) = {
+        let (before, effects, mut written) = {
             let undo = self.undo();
-            (undo.before.clone(), undo.effects.clone())
+            (undo.before.clone(), undo.effects.clone(), undo.written.clone())
         };
         let mut undone = Ok(());
         for effect in effects.iter().rev() {
@@ -419,11 +420,11 @@ impl LiveHost {
         // what is still on its way shows neither what it was nor what it will be
         self.rest().await;
         // where any step was needed, it was for those that NetworkManager could not restore
-        let mended = self.mend(&before, at.is_none()).await? > 0;
+        let mended = self.mend(&before, at.is_none(), &mut written).await? > 0;
         if mended {
             self.back(&before.facts).await;
         }
-        let now = self.readdress(&before).await?;
+        let now = self.settle(&before, &mut written).await?;
         self.write_down(&before.facts, &now).await;
         let lost = restore::lost(&before.facts, &now);
         // a device that was gone may have come back by its profile, which was restored
@@ -442,7 +443,7 @@ impl LiveHost {
 
     /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be
     /// deleted to be made anew, and everything where NetworkManager was restarted and has forgotten the checkpoint. Says how many steps that took.
-    async fn mend(&self, before: &Observation, lost: bool) -> Result<usize, HostError> {
+    async fn mend(&self, before: &Observation, lost: bool, written: &mut Written) -> Result<usize, HostError> {
         // another process took the checkpoint: nothing is known of what was
         if before.facts.links.is_empty() {
             return Ok(0);
@@ -453,6 +454,7 @@ impl LiveHost {
         let all = async {
             for wave in &waves {
                 self.perform(wave).await?;
+                written.note_activated(wave);
             }
             Ok(waves.iter().map(Vec::len).sum())
         };
@@ -461,17 +463,17 @@ impl LiveHost {
         done
     }
 
-    /// Gives links that were made anew the addresses of their profiles, where udev has written over them; it may come late. Gives what was seen
-    /// last.
-    async fn readdress(&self, before: &Observation) -> Result<Facts, HostError> {
+    /// Activates once more what NetworkManager has brought back, but not as it was; udev may come late. Gives what was seen last.
+    async fn settle(&self, before: &Observation, written: &mut Written) -> Result<Facts, HostError> {
         let mut now = self.observe().await?;
         for _ in 0..2 {
-            let waves = restore::addresses(before, &now);
+            let waves = restore::again(before, &now, written);
             if waves.is_empty() {
                 break;
             }
             for wave in &waves {
                 self.perform(wave).await?;
+                written.note_activated(wave);
             }
             self.back(&before.facts).await;
             now = self.observe().await?;

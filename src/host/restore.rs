@@ -9,6 +9,7 @@ use crate::plan::topology;
 use crate::profile::Value;
 use crate::scalar::{Id, Space, mac_text};
 
+use super::kept::Written;
 use crate::observation::Observation;
 use crate::step::Step;
 
@@ -61,10 +62,15 @@ pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step
     waves
 }
 
-/// Waves: links that have lost the MAC address of their profile are activated anew, and what hangs on them with them.
-pub fn addresses(seen: &Observation, then: &Observation) -> Vec<Vec<Step>> {
-    let lost = |iface: &Id, uuid: &str| readdressed(iface, uuid, &seen.facts, &then.facts);
-    let mut waves = activations(seen, then, lost);
+/// Waves: what NetworkManager has made anew, but not as it was, is activated once more, and what hangs on it with it: links that have lost the MAC
+/// address of their profile, and links of software that would not come back when somebody deletes them, or the card below them goes for a while.
+pub fn again(seen: &Observation, then: &Observation, written: &Written) -> Vec<Vec<Step>> {
+    let software = |iface: &Id| seen.interface(iface).is_some_and(|i| i.kind.is_virtual());
+    let same = |iface: &Id, uuid: &str| then.facts.active(iface).is_some_and(|a| a.uuid == uuid);
+    let mut waves = activations(seen, then, |iface, uuid| {
+        let held_back = software(iface) && same(iface, uuid) && written.holds_back(iface, uuid);
+        held_back || readdressed(iface, uuid, &seen.facts, &then.facts)
+    });
     waves.retain(|wave| !wave.is_empty());
     waves
 }
@@ -270,7 +276,7 @@ mod tests {
             Observation::new(facts)
         };
         let steps = |was: &Observation, is: &Observation| -> Vec<String> {
-            let waves = addresses(was, is);
+            let waves = again(was, is, &Written::default());
             waves.concat().iter().map(ToString::to_string).collect()
         };
         let (own, udevs) = ("02:00:00:00:00:01", "0E:E2:A6:2F:FE:D1");
