@@ -48,6 +48,8 @@ pub(super) struct Steps {
     pub(super) forget: Vec<Step>,
     pub(super) save: Vec<Step>,
     pub(super) deactivate: Vec<Step>,
+    /// Links that NetworkManager may not have made, and then keeps, where it is to make them anew.
+    pub(super) clear: Vec<Step>,
     pub(super) activate: BTreeMap<usize, Vec<Step>>,
     pub(super) above: BTreeMap<Id, Id>,
     pub(super) after: Vec<Step>,
@@ -62,6 +64,7 @@ impl Steps {
             forget,
             save,
             deactivate,
+            clear,
             mut activate,
             above,
             after,
@@ -78,7 +81,7 @@ impl Steps {
                 *follows = above.get(iface).is_some_and(|c| begun.contains(c));
             }
         }
-        let mut waves = vec![scripts, forget, save, deactivate];
+        let mut waves = vec![scripts, forget, save, deactivate, clear];
         waves.extend(activate.into_values());
         waves.push(after);
         waves.push(remove);

@@ -306,6 +306,9 @@ impl<'a> Work<'a> {
         if running && recreate {
             self.steps.deactivate.push(Step::Deactivate { iface: id.clone() });
         }
+        if touched.recreates(self.seen) && id.space == Space::Kernel && !touched.wish.kind.takes_any_link() {
+            self.steps.clear.push(Step::RemoveLink { iface: id.clone() });
+        }
         match reapply {
             true => {
                 let depth = topology::depth(id, self.graph, self.seen);

@@ -155,6 +155,7 @@ impl Kind for Bond {
     const NM_TYPE: &'static str = "bond";
     const VIRTUAL: bool = true;
     const COPIES_MAC: bool = true;
+    const TAKES_ANY_LINK: bool = true;
     const CONTROLLER: bool = true;
     const PORT_TYPE: &'static str = "bond";
     const PORT_SETTING: &'static str = "bond-port";

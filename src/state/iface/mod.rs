@@ -238,6 +238,8 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     }
     /// It may take the MAC address of another interface (`copy-mac-from`).
     const COPIES_MAC: bool = false;
+    /// NetworkManager brings also a link that it has not made to what must be said when a link is made.
+    const TAKES_ANY_LINK: bool = false;
     /// Something in the wish that this node cannot do and that is left out, by name.
     fn skip_unsupported(&mut self, _facts: &Facts) -> Option<String> {
         None
@@ -471,6 +473,11 @@ macro_rules! kinds {
             /// It may take the MAC address of another interface.
             pub fn copies_mac(&self) -> bool {
                 match self { $(AnyKind::$variant(_) => <$ty>::COPIES_MAC,)* AnyKind::Other(_) => false }
+            }
+
+            /// A link that NetworkManager has not made can become what the wish says.
+            pub fn takes_any_link(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::TAKES_ANY_LINK,)* AnyKind::Other(_) => false }
             }
 
             /// `type` in the document.
