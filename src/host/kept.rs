@@ -11,7 +11,7 @@ use crate::observation::Observation;
 use crate::plan::profiles::differing_keys;
 use crate::plan::topology;
 use crate::profile::Profile;
-use crate::scalar::Id;
+use crate::scalar::{Id, Space};
 use crate::state::NetworkState;
 use crate::step::Step;
 
@@ -106,6 +106,13 @@ impl Written {
             saved.settings.get(setting).is_some_and(|s| s.contains_key(key))
         };
         !differing_keys(saved, &now.profile).iter().any(given)
+    }
+
+    /// It saved or took down something of this interface.
+    pub fn names(&self, iface: &Id) -> bool {
+        let saved = self.profiles.values().flatten();
+        let mut saved = saved.filter_map(|p| p.str("connection", "interface-name"));
+        self.down.contains(iface) || (iface.space == Space::Kernel && saved.any(|name| name == iface.name))
     }
 
     /// NetworkManager takes it for something that somebody wants to be down until it is told over D-Bus to activate it: its own rollback, which

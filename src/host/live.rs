@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::kept::Written;
 use super::provisional::Provisional;
-use super::{Checkpoint, Host, restore};
+use super::{Checkpoint, Host, foreign, restore};
 use crate::error::{HostError, chain};
 use crate::facts::{Active, Device, Facts};
 use crate::journal::{Entry, Journal};
@@ -19,6 +19,7 @@ use crate::kernel::Kernel;
 use crate::nm::{NetworkManager, checkpoint};
 use crate::observation::Observation;
 use crate::ovs::Database;
+use crate::plan;
 use crate::scalar::{Id, Space};
 use crate::step::{Effect, Step};
 use crate::transaction::Phase;
@@ -37,6 +38,12 @@ const LINK: Duration = Duration::from_secs(15);
 const STILL: Duration = Duration::from_secs(1);
 /// How long a link may take to appear that NetworkManager was told to make.
 const APPEAR: Duration = Duration::from_secs(5);
+
+/// Nothing of it may stay after a boot.
+const IN_MEMORY: plan::Options = plan::Options {
+    memory_only: true,
+    override_iface: false,
+};
 
 /// What the last observation and the saves since then told: D-Bus paths by name.
 #[derive(Debug, Default)]
@@ -424,7 +431,8 @@ impl LiveHost {
         if mended {
             self.back(&before.facts).await;
         }
-        let now = self.settle(&before, &mut written).await?;
+        self.settle(&before, &mut written).await?;
+        let now = self.hand_back(&before, &written).await?;
         self.write_down(&before.facts, &now).await;
         let lost = restore::lost(&before.facts, &now);
         // a device that was gone may have come back by its profile, which was restored
@@ -463,8 +471,8 @@ impl LiveHost {
         done
     }
 
-    /// Activates once more what NetworkManager has brought back, but not as it was; udev may come late. Gives what was seen last.
-    async fn settle(&self, before: &Observation, written: &mut Written) -> Result<Facts, HostError> {
+    /// Activates once more what NetworkManager has brought back, but not as it was; udev may come late.
+    async fn settle(&self, before: &Observation, written: &mut Written) -> Result<(), HostError> {
         let mut now = self.observe().await?;
         for _ in 0..2 {
             let waves = restore::again(before, &now, written);
@@ -477,6 +485,28 @@ impl LiveHost {
             }
             self.back(&before.facts).await;
             now = self.observe().await?;
+        }
+        Ok(())
+    }
+
+    /// Has NetworkManager hold what somebody else had configured and the change took away. Gives what was seen last.
+    async fn hand_back(&self, before: &Observation, written: &Written) -> Result<Facts, HostError> {
+        let now = self.observe().await?;
+        let plan = foreign::lost(before, &now, written).and_then(|document| match document {
+            Some(document) => plan::plan_with(&document, &now, IN_MEMORY).map(Some),
+            None => Ok(None),
+        });
+        match plan {
+            Err(e) => warn!("what was not NetworkManager's cannot be put back: {e}"),
+            Ok(Some(plan)) if !plan.is_empty() => {
+                info!("put back what was not NetworkManager's: {}", plan.lines.join("; "));
+                for wave in &plan.waves {
+                    self.perform(wave).await?;
+                }
+                self.back(&before.facts).await;
+                return Ok(self.observe().await?.facts);
+            }
+            Ok(_) => {}
         }
         Ok(now.facts)
     }

@@ -9,6 +9,7 @@ use crate::step::Step;
 
 pub mod fake;
 mod files;
+mod foreign;
 pub mod kept;
 pub mod live;
 mod provisional;

@@ -1,0 +1,236 @@
+//! What somebody else than NetworkManager had configured. Its checkpoints know little of that: they bring back a card without its routes, and one
+//! that was unmanaged without anything. A rollback has NetworkManager hold it as it was, in memory: after a boot it is its owner's again. Pure.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
+use super::kept::Written;
+use crate::error::Invalid;
+use crate::facts::Facts;
+use crate::observation::Observation;
+use crate::plan::topology;
+use crate::scalar::{Id, Space};
+use crate::state::iface::Interface;
+use crate::state::part::ip::Ip;
+use crate::state::route::Route;
+use crate::state::{NetworkState, route};
+
+/// The document that leads back to what others had configured, where the change took it away; None where it did not.
+pub fn lost(before: &Observation, now: &Observation, written: &Written) -> Result<Option<NetworkState>, Invalid> {
+    let lost: Vec<&Interface> = touched(before, now, written)
+        .into_iter()
+        .filter_map(|id| before.interface(&id))
+        .filter(|then| differs(then, before, now))
+        .collect();
+    if lost.is_empty() {
+        return Ok(None);
+    }
+    let interfaces: Vec<Value> = lost.iter().map(|i| entry(i)).collect();
+    let routes: Vec<Value> = lost
+        .iter()
+        .flat_map(|i| routes(i, before))
+        .map(|r| serde_json::to_value(r).unwrap_or_default())
+        .collect();
+    let document = json!({"interfaces": interfaces, "routes": {"config": routes}});
+    NetworkState::from_json(document).map(Some)
+}
+
+/// Nothing that NetworkManager had in hand.
+fn is_foreign(id: &Id, facts: &Facts) -> bool {
+    id.space == Space::Kernel && facts.device_of(id).is_none_or(|d| d.state <= 10 || d.external())
+}
+
+/// Foreign interfaces that the change named or took in hand, and what stands on those; pods come and go by themselves.
+fn touched(before: &Observation, now: &Observation, written: &Written) -> BTreeSet<Id> {
+    let foreign = || {
+        before
+            .state
+            .interfaces
+            .iter()
+            .filter(|i| is_foreign(&i.id(), &before.facts))
+    };
+    let named = |i: &&Interface| written.names(&i.id()) || now.facts.running(&i.id()).is_some();
+    let mut all: BTreeSet<Id> = foreign().filter(named).map(Interface::id).collect();
+    loop {
+        let follows = |i: &&Interface| {
+            let above = topology::stands_on(&i.id(), before);
+            i.kind.peer().is_none() && above.iter().any(|id| all.contains(id) || written.names(id))
+        };
+        let more: Vec<Id> = foreign().filter(follows).map(Interface::id).collect();
+        let known = all.len();
+        all.extend(more);
+        if all.len() == known {
+            return all;
+        }
+    }
+}
+
+/// It lacks something of what it was.
+fn differs(then: &Interface, before: &Observation, now: &Observation) -> bool {
+    let mut given = addresses(then.ipv4.as_ref()).chain(addresses(then.ipv6.as_ref()));
+    let software = then.kind.is_virtual();
+    let Some(is) = now.interface(&then.id()) else {
+        return software; // a card that is gone was pulled out
+    };
+    let have: Vec<IpAddr> = addresses(is.ipv4.as_ref())
+        .chain(addresses(is.ipv6.as_ref()))
+        .map(|(ip, _)| ip)
+        .collect();
+    let (there, wishes): (Vec<Route>, _) = (running(now).collect(), routes(then, before));
+    let routes = route::unserved(&wishes.iter().collect::<Vec<_>>(), &there.iter().collect::<Vec<_>>());
+    given.any(|(ip, _)| !have.contains(&ip))
+        || then.base.controller != is.base.controller
+        || (software && then.base.mac_address != is.base.mac_address)
+        || !routes.is_empty()
+}
+
+/// As NetworkManager is to hold it.
+fn entry(then: &Interface) -> Value {
+    let tree = then.tree();
+    let mut entry = Map::new();
+    let sections = then.kind.sections().iter().filter(|_| then.kind.is_virtual());
+    let keys = ["name", "type", "mtu", "controller"]
+        .into_iter()
+        .chain(sections.copied());
+    entry.extend(keys.filter_map(|key| Some((key.to_owned(), tree.get(key)?.clone()))));
+    entry.insert("state".into(), "up".into());
+    for (key, ip) in [("ipv4", &then.ipv4), ("ipv6", &then.ipv6)] {
+        let list: Vec<Value> = addresses(ip.as_ref())
+            .map(|(ip, prefix)| json!({"ip": ip, "prefix-length": prefix}))
+            .collect();
+        let on = ip.as_ref().is_some_and(Ip::is_enabled);
+        entry.insert(key.into(), json!({"enabled": on, "dhcp": false, "address": list}));
+        if key == "ipv6" {
+            entry[key]["autoconf"] = false.into();
+        }
+        if !on {
+            entry.insert(key.into(), json!({"enabled": false}));
+        }
+    }
+    Value::Object(entry)
+}
+
+/// Whoever gave them will not give them again. Link-local ones the kernel and NetworkManager give by themselves.
+fn addresses(ip: Option<&Ip>) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+    let all = ip.into_iter().flat_map(|ip| ip.address.iter().flatten());
+    all.filter(|a| !matches!(a.ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+        .map(|a| (a.ip, a.prefix_length))
+}
+
+/// Also those that are marked as nobody's to touch.
+fn running(seen: &Observation) -> impl Iterator<Item = Route> + '_ {
+    let all = seen.state.routes.iter().flat_map(|r| r.running.iter().flatten());
+    all.map(|r| Route {
+        state: None,
+        ..r.clone()
+    })
+}
+
+/// The routes over it, but for those that come with its addresses.
+fn routes(then: &Interface, before: &Observation) -> Vec<Route> {
+    let own: BTreeSet<IpNet> = addresses(then.ipv4.as_ref())
+        .chain(addresses(then.ipv6.as_ref()))
+        .filter_map(|(ip, prefix)| Some(IpNet::new(ip, prefix).ok()?.trunc()))
+        .collect();
+    let local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
+    let asked = |r: &Route| {
+        let net: Option<IpNet> = r.destination.as_deref().and_then(|d| d.parse().ok());
+        net.is_some_and(|net| !local(net.addr()) && (r.gateway().is_some() || !own.contains(&net)))
+    };
+    running(before)
+        .filter(|r| r.next_hop_interface.as_deref() == Some(then.name()) && asked(r))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Active, Device};
+    use crate::step::Step;
+    use crate::yaml;
+
+    /// A node whose device `eth1` is in this state with NetworkManager; `external`: it only mirrors what somebody else did.
+    fn node(state: &str, eth1: u32, external: bool) -> Observation {
+        let state = NetworkState::from_json(yaml::read(state).expect("YAML")).expect("a state");
+        let mut facts = state.skeleton();
+        for device in facts.devices.iter_mut().filter(|d| d.interface == "eth1") {
+            *device = Device {
+                state: eth1,
+                active: (eth1 > 30).then(|| Active {
+                    uuid: "u".to_owned(),
+                    flags: if external { 0x80 } else { 0 },
+                    state: 2,
+                    ..Active::default()
+                }),
+                ..device.clone()
+            };
+        }
+        Observation::told(facts, state)
+    }
+
+    fn wrote(iface: &str) -> Written {
+        let mut written = Written::default();
+        let iface = Id::kernel(iface);
+        assert!(written.note(&[Step::Disconnect { iface }]));
+        written
+    }
+
+    const WAS: &str = "
+interfaces:
+- {name: eth1, type: ethernet, state: up, mtu: 1400,
+   ipv4: {enabled: true, address: [{ip: 192.0.2.1, prefix-length: 24}]},
+   ipv6: {enabled: true, address: [{ip: 'fe80::1', prefix-length: 64}, {ip: '2001:db8::1', prefix-length: 64}]}}
+- {name: eth1.5, type: vlan, state: ignore, vlan: {base-iface: eth1, id: 5}, ipv4: {enabled: false}, ipv6: {enabled: false}}
+- {name: pod, type: veth, state: ignore, controller: eth1, veth: {peer: other}}
+routes:
+  running:
+  - {destination: 192.0.2.0/24, next-hop-interface: eth1, next-hop-address: 0.0.0.0, metric: 0, table-id: 254}
+  - {destination: 'fe80::/64', next-hop-interface: eth1, next-hop-address: '::', metric: 256, table-id: 254}
+  - {state: ignore, destination: 0.0.0.0/0, next-hop-interface: eth1, next-hop-address: 192.0.2.9, metric: 0, table-id: 254}
+";
+
+    #[test]
+    fn what_others_had_is_asked_for_without_what_comes_by_itself() {
+        for (device, external) in [(100, true), (10, false)] {
+            let before = node(WAS, device, external);
+            let now = node("interfaces: [{name: eth1, type: ethernet, state: down}]", 30, false);
+            let document = lost(&before, &now, &wrote("eth1"))
+                .expect("a document")
+                .expect("much is lost");
+            let want = "
+interfaces:
+- {name: eth1, type: ethernet, state: up, mtu: 1400,
+   ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]},
+   ipv6: {enabled: true, dhcp: false, autoconf: false, address: [{ip: '2001:db8::1', prefix-length: 64}]}}
+- {name: eth1.5, type: vlan, state: up, vlan: {base-iface: eth1, id: 5}, ipv4: {enabled: false}, ipv6: {enabled: false}}
+routes:
+  config:
+  - {destination: 0.0.0.0/0, next-hop-interface: eth1, next-hop-address: 192.0.2.9, metric: 0, table-id: 254}
+";
+            let want = NetworkState::from_json(yaml::read(want).expect("YAML")).expect("a state");
+            assert_eq!(document.to_json(), want.to_json());
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_was_or_was_not_touched_is_left_alone() {
+        let before = node(WAS, 100, true);
+        let same = node(WAS, 100, true);
+        assert_eq!(lost(&before, &same, &wrote("eth1")), Ok(None));
+        let gone = node("interfaces: [{name: eth1, type: ethernet, state: down}]", 30, false);
+        assert_eq!(lost(&before, &gone, &wrote("eth2")), Ok(None), "somebody else did that");
+        let pulled = node("interfaces: []", 30, false);
+        let held = node(WAS, 100, false);
+        for (was, is) in [
+            (&before, &pulled), // a card that is not there cannot come back
+            (&held, &gone),     // the checkpoint brings it back
+        ] {
+            let document = lost(was, is, &wrote("eth1")).expect("a document").expect("a VLAN");
+            let names: Vec<&str> = document.interfaces.iter().map(Interface::name).collect();
+            assert_eq!(names, ["eth1.5"]);
+        }
+    }
+}
