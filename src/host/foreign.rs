@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::kept::Written;
 use crate::error::Invalid;
-use crate::facts::Facts;
+use crate::facts::SavedProfile;
 use crate::observation::Observation;
 use crate::plan::topology;
 use crate::scalar::{Id, Space};
@@ -38,20 +38,17 @@ pub fn lost(before: &Observation, now: &Observation, written: &Written) -> Resul
     NetworkState::from_json(document).map(Some)
 }
 
-/// Nothing that NetworkManager had in hand.
-fn is_foreign(id: &Id, facts: &Facts) -> bool {
-    id.space == Space::Kernel && facts.device_of(id).is_none_or(|d| d.state <= 10 || d.external())
+/// Nothing that NetworkManager had in hand, nor would know to bring back.
+fn is_foreign(id: &Id, seen: &Observation) -> bool {
+    let known = seen.facts.running(id).is_some() || seen.profiles_of(id).any(SavedProfile::stays);
+    let device = seen.facts.device_of(id);
+    let mirrors = device.is_none_or(|d| d.state <= 10 || d.external());
+    id.space == Space::Kernel && (mirrors || !known)
 }
 
 /// Foreign interfaces that the change named or took in hand, and what stands on those; pods come and go by themselves.
 fn touched(before: &Observation, now: &Observation, written: &Written) -> BTreeSet<Id> {
-    let foreign = || {
-        before
-            .state
-            .interfaces
-            .iter()
-            .filter(|i| is_foreign(&i.id(), &before.facts))
-    };
+    let foreign = || before.state.interfaces.iter().filter(|i| is_foreign(&i.id(), before));
     let named = |i: &&Interface| written.names(&i.id()) || now.facts.running(&i.id()).is_some();
     let mut all: BTreeSet<Id> = foreign().filter(named).map(Interface::id).collect();
     loop {
@@ -91,10 +88,9 @@ fn differs(then: &Interface, before: &Observation, now: &Observation) -> bool {
 fn entry(then: &Interface) -> Value {
     let tree = then.tree();
     let mut entry = Map::new();
-    let sections = then.kind.sections().iter().filter(|_| then.kind.is_virtual());
-    let keys = ["name", "type", "mtu", "controller"]
-        .into_iter()
-        .chain(sections.copied());
+    let made = ["mac-address"].into_iter().chain(then.kind.sections().iter().copied());
+    let made = made.filter(|_| then.kind.is_virtual());
+    let keys = ["name", "type", "mtu", "controller"].into_iter().chain(made);
     entry.extend(keys.filter_map(|key| Some((key.to_owned(), tree.get(key)?.clone()))));
     entry.insert("state".into(), "up".into());
     for (key, ip) in [("ipv4", &then.ipv4), ("ipv6", &then.ipv6)] {
@@ -180,10 +176,10 @@ mod tests {
 
     const WAS: &str = "
 interfaces:
-- {name: eth1, type: ethernet, state: up, mtu: 1400,
+- {name: eth1, type: ethernet, state: up, mtu: 1400, mac-address: '02:00:00:00:00:01',
    ipv4: {enabled: true, address: [{ip: 192.0.2.1, prefix-length: 24}]},
    ipv6: {enabled: true, address: [{ip: 'fe80::1', prefix-length: 64}, {ip: '2001:db8::1', prefix-length: 64}]}}
-- {name: eth1.5, type: vlan, state: ignore, vlan: {base-iface: eth1, id: 5}, ipv4: {enabled: false}, ipv6: {enabled: false}}
+- {name: eth1.5, type: vlan, state: ignore, mac-address: '02:00:00:00:00:05', vlan: {base-iface: eth1, id: 5}, ipv4: {enabled: false}, ipv6: {enabled: false}}
 - {name: pod, type: veth, state: ignore, controller: eth1, veth: {peer: other}}
 routes:
   running:
@@ -205,7 +201,7 @@ interfaces:
 - {name: eth1, type: ethernet, state: up, mtu: 1400,
    ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]},
    ipv6: {enabled: true, dhcp: false, autoconf: false, address: [{ip: '2001:db8::1', prefix-length: 64}]}}
-- {name: eth1.5, type: vlan, state: up, vlan: {base-iface: eth1, id: 5}, ipv4: {enabled: false}, ipv6: {enabled: false}}
+- {name: eth1.5, type: vlan, state: up, mac-address: '02:00:00:00:00:05', vlan: {base-iface: eth1, id: 5}, ipv4: {enabled: false}, ipv6: {enabled: false}}
 routes:
   config:
   - {destination: 0.0.0.0/0, next-hop-interface: eth1, next-hop-address: 192.0.2.9, metric: 0, table-id: 254}

@@ -16,7 +16,6 @@ use super::Options;
 use super::companions;
 use super::profiles::{self, Stock};
 use super::resolve::Resolved;
-use super::verify::{self, Difference};
 
 /// Whose port an interface is after the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +86,6 @@ pub fn spread(resolved: &Resolved, seen: &Observation, options: Options) -> Resu
     companions::leftovers(&mut graph, wishes, seen);
     companions::belong(&graph, seen)?;
     pair_veths(&mut graph, wishes, seen)?;
-    only_what_can_come_back(&graph, seen)?;
     orphans(&mut graph, seen);
     strip_ip(&mut graph, wishes, seen)?;
     no_ip_on_ports(&graph, seen)?;
@@ -116,37 +114,6 @@ fn down_with_their_controller(graph: &mut Graph, seen: &Observation) {
             touched.because = format!("down with its controller {controller}");
         }
     }
-}
-
-/// A link without a profile, which somebody else made, is not removed to be made anew: no rollback could bring it back as it was.
-fn only_what_can_come_back(graph: &Graph, seen: &Observation) -> Result<(), Invalid> {
-    for (id, touched) in graph
-        .iter()
-        .filter(|(id, t)| t.named && id.space == Space::Kernel && t.wish.is_up())
-    {
-        let Some(now) = seen.interface(id) else { continue };
-        let wish = &touched.wish;
-        let anew = wish.kind.must_recreate(&now.kind) && !wish.kind.takes_any_link();
-        if !anew || Stock::of(id, seen).base.is_some() {
-            continue;
-        }
-        let name = &id.name;
-        let own = |d: &Difference| {
-            let mut sections = wish.kind.sections().iter();
-            sections.any(|s| d.path.starts_with(&format!("interfaces[{name}].{s}.")))
-        };
-        let found = verify::of_interface(wish, seen).into_iter().find(own);
-        let (path, is) = found.map_or((format!("interfaces[{name}]"), "another".to_owned()), |d| {
-            (d.path, d.current)
-        });
-        return Err(Invalid::new(
-            path,
-            format!(
-                "it is {is} on a link that has no profile, so a rollback could not bring that link back; remove {name} first (state: absent)"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Links that must be made anew for a change.
