@@ -20,11 +20,17 @@ use crate::state::{NetworkState, route};
 
 /// The document that leads back to what others had configured, where the change took it away; None where it did not.
 pub fn lost(before: &Observation, now: &Observation, written: &Written) -> Result<Option<NetworkState>, Invalid> {
-    let lost: Vec<&Interface> = touched(before, now, written)
-        .into_iter()
-        .filter_map(|id| before.interface(&id))
-        .filter(|then| differs(then, before, now))
-        .collect();
+    let foreign = before.state.interfaces.iter();
+    let foreign: Vec<&Interface> = foreign.filter(|i| is_foreign(&i.id(), before)).collect();
+    let named = |i: &&Interface| written.names(&i.id()) || now.facts.running(&i.id()).is_some();
+    let named: BTreeSet<Id> = foreign.iter().copied().filter(named).map(Interface::id).collect();
+    let above = above(&foreign, named.clone(), before, written);
+    let lost = |i: &&Interface| match named.contains(&i.id()) {
+        true => lacks(i, before, now, |left, _| left > 0),
+        // whose routes come and go by themselves, as an overlay's do, has not lost them by this
+        false => above.contains(&i.id()) && lacks(i, before, now, |left, all| left > 0 && left == all),
+    };
+    let lost: Vec<&Interface> = foreign.iter().copied().filter(lost).collect();
     if lost.is_empty() {
         return Ok(None);
     }
@@ -46,17 +52,15 @@ fn is_foreign(id: &Id, seen: &Observation) -> bool {
     id.space == Space::Kernel && (mirrors || !known)
 }
 
-/// Foreign interfaces that the change named or took in hand, and what stands on those; pods come and go by themselves.
-fn touched(before: &Observation, now: &Observation, written: &Written) -> BTreeSet<Id> {
-    let foreign = || before.state.interfaces.iter().filter(|i| is_foreign(&i.id(), before));
-    let named = |i: &&Interface| written.names(&i.id()) || now.facts.running(&i.id()).is_some();
-    let mut all: BTreeSet<Id> = foreign().filter(named).map(Interface::id).collect();
+/// What stands on interfaces that the change named or took in hand; pods come and go by themselves.
+fn above(foreign: &[&Interface], named: BTreeSet<Id>, before: &Observation, written: &Written) -> BTreeSet<Id> {
+    let mut all = named;
     loop {
-        let follows = |i: &&Interface| {
-            let above = topology::stands_on(&i.id(), before);
-            i.kind.peer().is_none() && above.iter().any(|id| all.contains(id) || written.names(id))
+        let follows = |i: &&&Interface| {
+            let below = topology::stands_on(&i.id(), before);
+            i.kind.peer().is_none() && below.iter().any(|id| all.contains(id) || written.names(id))
         };
-        let more: Vec<Id> = foreign().filter(follows).map(Interface::id).collect();
+        let more: Vec<Id> = foreign.iter().filter(follows).map(|i| i.id()).collect();
         let known = all.len();
         all.extend(more);
         if all.len() == known {
@@ -65,8 +69,8 @@ fn touched(before: &Observation, now: &Observation, written: &Written) -> BTreeS
     }
 }
 
-/// It lacks something of what it was.
-fn differs(then: &Interface, before: &Observation, now: &Observation) -> bool {
+/// It lacks something of what it was; `counts` says whether so many missing routes, of so many, count.
+fn lacks(then: &Interface, before: &Observation, now: &Observation, counts: impl Fn(usize, usize) -> bool) -> bool {
     let mut given = addresses(then.ipv4.as_ref()).chain(addresses(then.ipv6.as_ref()));
     let software = then.kind.is_virtual();
     let Some(is) = now.interface(&then.id()) else {
@@ -77,11 +81,11 @@ fn differs(then: &Interface, before: &Observation, now: &Observation) -> bool {
         .map(|(ip, _)| ip)
         .collect();
     let (there, wishes): (Vec<Route>, _) = (running(now).collect(), routes(then, before));
-    let routes = route::unserved(&wishes.iter().collect::<Vec<_>>(), &there.iter().collect::<Vec<_>>());
+    let missing = route::unserved(&wishes.iter().collect::<Vec<_>>(), &there.iter().collect::<Vec<_>>());
     given.any(|(ip, _)| !have.contains(&ip))
         || then.base.controller != is.base.controller
         || (software && then.base.mac_address != is.base.mac_address)
-        || !routes.is_empty()
+        || counts(missing.len(), wishes.len())
 }
 
 /// As NetworkManager is to hold it.
@@ -218,6 +222,24 @@ routes:
         assert_eq!(lost(&before, &same, &wrote("eth1")), Ok(None));
         let gone = node("interfaces: [{name: eth1, type: ethernet, state: down}]", 30, false);
         assert_eq!(lost(&before, &gone, &wrote("eth2")), Ok(None), "somebody else did that");
+        let overlay = |routes: &str| {
+            let eth1 = "{name: eth1, type: ethernet, state: up}";
+            let over = "{name: over, type: vxlan, state: ignore, vxlan: {base-iface: eth1, id: 1, remote: 192.0.2.7}}";
+            node(
+                &format!("{{interfaces: [{eth1}, {over}], routes: {{running: [{routes}]}}}}"),
+                100,
+                false,
+            )
+        };
+        let to = |net: &str| {
+            format!(
+                "{{destination: {net}, next-hop-interface: over, next-hop-address: 0.0.0.0, metric: 0, table-id: 254}}"
+            )
+        };
+        let both = overlay(&format!("{}, {}", to("10.1.0.0/24"), to("10.2.0.0/24")));
+        let one = overlay(&to("10.2.0.0/24"));
+        assert_eq!(lost(&both, &one, &wrote("eth1")), Ok(None), "a node left the cluster");
+        assert!(lost(&both, &overlay(""), &wrote("eth1")).expect("a document").is_some());
         let pulled = node("interfaces: []", 30, false);
         let held = node(WAS, 100, false);
         for (was, is) in [
