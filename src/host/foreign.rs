@@ -14,7 +14,7 @@ use crate::observation::Observation;
 use crate::plan::topology;
 use crate::scalar::{Id, Space};
 use crate::state::iface::Interface;
-use crate::state::part::ip::Ip;
+use crate::state::part::ip::{Ip, is_link_local};
 use crate::state::route::Route;
 use crate::state::{NetworkState, route};
 
@@ -25,30 +25,33 @@ pub fn lost(before: &Observation, now: &Observation, written: &Written) -> Resul
     let named = |i: &&Interface| written.names(&i.id()) || now.facts.running(&i.id()).is_some();
     let named: BTreeSet<Id> = foreign.iter().copied().filter(named).map(Interface::id).collect();
     let above = above(&foreign, named.clone(), before, written);
-    let lost = |i: &&Interface| match named.contains(&i.id()) {
-        true => lacks(i, before, now, |left, _| left > 0),
-        // whose routes come and go by themselves, as an overlay's do, has not lost them by this
-        false => above.contains(&i.id()) && lacks(i, before, now, |left, all| left > 0 && left == all),
-    };
-    let lost: Vec<&Interface> = foreign.iter().copied().filter(lost).collect();
-    if lost.is_empty() {
+    let (was, is) = (running(before), running(now));
+    let mut interfaces = vec![];
+    let mut config = vec![];
+    for then in foreign.into_iter().filter(|i| above.contains(&i.id())) {
+        let routes: Vec<&Route> = routes(then, &was).collect();
+        let missing = route::unserved(&routes, &is.iter().collect::<Vec<_>>()).len();
+        let gone = match named.contains(&then.id()) {
+            true => missing > 0,
+            // whose routes come and go by themselves, as an overlay's do, has not lost them by this
+            false => missing > 0 && missing == routes.len(),
+        };
+        if lacks(then, now, gone) {
+            interfaces.push(entry(then));
+            config.extend(routes.into_iter().map(|r| serde_json::to_value(r).unwrap_or_default()));
+        }
+    }
+    if interfaces.is_empty() {
         return Ok(None);
     }
-    let interfaces: Vec<Value> = lost.iter().map(|i| entry(i)).collect();
-    let routes: Vec<Value> = lost
-        .iter()
-        .flat_map(|i| routes(i, before))
-        .map(|r| serde_json::to_value(r).unwrap_or_default())
-        .collect();
-    let document = json!({"interfaces": interfaces, "routes": {"config": routes}});
+    let document = json!({"interfaces": interfaces, "routes": {"config": config}});
     NetworkState::from_json(document).map(Some)
 }
 
 /// Nothing that NetworkManager had in hand, nor would know to bring back.
 fn is_foreign(id: &Id, seen: &Observation) -> bool {
     let known = seen.facts.running(id).is_some() || seen.profiles_of(id).any(SavedProfile::stays);
-    let device = seen.facts.device_of(id);
-    let mirrors = device.is_none_or(|d| d.state <= 10 || d.external());
+    let mirrors = seen.facts.device_of(id).is_none_or(|d| d.state <= 10 || d.external());
     id.space == Space::Kernel && (mirrors || !known)
 }
 
@@ -69,23 +72,16 @@ fn above(foreign: &[&Interface], named: BTreeSet<Id>, before: &Observation, writ
     }
 }
 
-/// It lacks something of what it was; `counts` says whether so many missing routes, of so many, count.
-fn lacks(then: &Interface, before: &Observation, now: &Observation, counts: impl Fn(usize, usize) -> bool) -> bool {
-    let mut given = addresses(then.ipv4.as_ref()).chain(addresses(then.ipv6.as_ref()));
+/// It lacks something of what it was, or its routes are `gone`.
+fn lacks(then: &Interface, now: &Observation, gone: bool) -> bool {
     let software = then.kind.is_virtual();
     let Some(is) = now.interface(&then.id()) else {
         return software; // a card that is gone was pulled out
     };
-    let have: Vec<IpAddr> = addresses(is.ipv4.as_ref())
-        .chain(addresses(is.ipv6.as_ref()))
-        .map(|(ip, _)| ip)
-        .collect();
-    let (there, wishes): (Vec<Route>, _) = (running(now).collect(), routes(then, before));
-    let missing = route::unserved(&wishes.iter().collect::<Vec<_>>(), &there.iter().collect::<Vec<_>>());
-    given.any(|(ip, _)| !have.contains(&ip))
+    let have: Vec<IpAddr> = all_addresses(is).map(|(ip, _)| ip).collect();
+    gone || all_addresses(then).any(|(ip, _)| !have.contains(&ip))
         || then.base.controller != is.base.controller
         || (software && then.base.mac_address != is.base.mac_address)
-        || counts(missing.len(), wishes.len())
 }
 
 /// As NetworkManager is to hold it.
@@ -101,48 +97,50 @@ fn entry(then: &Interface) -> Value {
         let list: Vec<Value> = addresses(ip.as_ref())
             .map(|(ip, prefix)| json!({"ip": ip, "prefix-length": prefix}))
             .collect();
-        let on = ip.as_ref().is_some_and(Ip::is_enabled);
-        entry.insert(key.into(), json!({"enabled": on, "dhcp": false, "address": list}));
-        if key == "ipv6" {
-            entry[key]["autoconf"] = false.into();
+        let mut given = match ip.as_ref().is_some_and(Ip::is_enabled) {
+            true => json!({"enabled": true, "dhcp": false, "address": list}),
+            false => json!({"enabled": false}),
+        };
+        if key == "ipv6" && given["enabled"] == true {
+            given["autoconf"] = false.into();
         }
-        if !on {
-            entry.insert(key.into(), json!({"enabled": false}));
-        }
+        entry.insert(key.into(), given);
     }
     Value::Object(entry)
+}
+
+fn all_addresses(of: &Interface) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+    addresses(of.ipv4.as_ref()).chain(addresses(of.ipv6.as_ref()))
 }
 
 /// Whoever gave them will not give them again. Link-local ones the kernel and NetworkManager give by themselves.
 fn addresses(ip: Option<&Ip>) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
     let all = ip.into_iter().flat_map(|ip| ip.address.iter().flatten());
-    all.filter(|a| !matches!(a.ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
-        .map(|a| (a.ip, a.prefix_length))
+    all.filter(|a| !is_link_local(&a.ip)).map(|a| (a.ip, a.prefix_length))
 }
 
 /// Also those that are marked as nobody's to touch.
-fn running(seen: &Observation) -> impl Iterator<Item = Route> + '_ {
+fn running(seen: &Observation) -> Vec<Route> {
     let all = seen.state.routes.iter().flat_map(|r| r.running.iter().flatten());
-    all.map(|r| Route {
+    let free = |r: &Route| Route {
         state: None,
         ..r.clone()
-    })
+    };
+    all.map(free).collect()
 }
 
-/// The routes over it, but for those that come with its addresses.
-fn routes(then: &Interface, before: &Observation) -> Vec<Route> {
-    let own: BTreeSet<IpNet> = addresses(then.ipv4.as_ref())
-        .chain(addresses(then.ipv6.as_ref()))
+/// Those of these routes that go over it, but for those that come with its addresses.
+fn routes<'a>(then: &'a Interface, all: &'a [Route]) -> impl Iterator<Item = &'a Route> {
+    let own: BTreeSet<IpNet> = all_addresses(then)
         .filter_map(|(ip, prefix)| Some(IpNet::new(ip, prefix).ok()?.trunc()))
         .collect();
-    let local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
-    let asked = |r: &Route| {
-        let net: Option<IpNet> = r.destination.as_deref().and_then(|d| d.parse().ok());
+    let asked = move |r: &Route| {
+        let net = r.destination.as_deref().and_then(route::net);
+        let local = |ip: IpAddr| is_link_local(&ip) || (ip.is_ipv6() && ip.is_multicast());
         net.is_some_and(|net| !local(net.addr()) && (r.gateway().is_some() || !own.contains(&net)))
     };
-    running(before)
-        .filter(|r| r.next_hop_interface.as_deref() == Some(then.name()) && asked(r))
-        .collect()
+    all.iter()
+        .filter(move |r| r.next_hop_interface.as_deref() == Some(then.name()) && asked(r))
 }
 
 #[cfg(test)]

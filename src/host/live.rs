@@ -431,8 +431,8 @@ impl LiveHost {
         if mended {
             self.back(&before.facts).await;
         }
-        self.settle(&before, &mut written).await?;
-        let now = self.hand_back(&before, &written).await?;
+        let now = self.settle(&before, &mut written).await?;
+        let now = self.hand_back(&before, now, &mut written).await?;
         self.write_down(&before.facts, &now).await;
         let lost = restore::lost(&before.facts, &now);
         // a device that was gone may have come back by its profile, which was restored
@@ -459,39 +459,42 @@ impl LiveHost {
         let waves = restore::waves(before, &self.observe().await?, lost);
         // the network first: the disk may be what failed
         self.undo().provisional = Some(Provisional::default());
-        let all = async {
-            for wave in &waves {
-                self.perform(wave).await?;
-                written.note_activated(wave);
-            }
-            Ok(waves.iter().map(Vec::len).sum())
-        };
-        let done = all.await;
+        let done = self.perform_all(&waves, written).await;
         self.undo().provisional = None;
-        done
+        done.map(|()| waves.iter().map(Vec::len).sum())
     }
 
-    /// Activates once more what NetworkManager has brought back, but not as it was; udev may come late.
-    async fn settle(&self, before: &Observation, written: &mut Written) -> Result<(), HostError> {
+    /// Carries out one wave after the other.
+    async fn perform_all(&self, waves: &[Vec<Step>], written: &mut Written) -> Result<(), HostError> {
+        for wave in waves {
+            self.perform(wave).await?;
+            written.note_activated(wave);
+        }
+        Ok(())
+    }
+
+    /// Activates once more what NetworkManager has brought back, but not as it was; udev may come late. Gives what was seen last.
+    async fn settle(&self, before: &Observation, written: &mut Written) -> Result<Observation, HostError> {
         let mut now = self.observe().await?;
         for _ in 0..2 {
             let waves = restore::again(before, &now, written);
             if waves.is_empty() {
                 break;
             }
-            for wave in &waves {
-                self.perform(wave).await?;
-                written.note_activated(wave);
-            }
+            self.perform_all(&waves, written).await?;
             self.back(&before.facts).await;
             now = self.observe().await?;
         }
-        Ok(())
+        Ok(now)
     }
 
     /// Has NetworkManager hold what somebody else had configured and the change took away. Gives what was seen last.
-    async fn hand_back(&self, before: &Observation, written: &Written) -> Result<Facts, HostError> {
-        let now = self.observe().await?;
+    async fn hand_back(
+        &self,
+        before: &Observation,
+        now: Observation,
+        written: &mut Written,
+    ) -> Result<Facts, HostError> {
         let plan = foreign::lost(before, &now, written).and_then(|document| match document {
             Some(document) => plan::plan_with(&document, &now, IN_MEMORY).map(Some),
             None => Ok(None),
@@ -500,9 +503,7 @@ impl LiveHost {
             Err(e) => warn!("what was not NetworkManager's cannot be put back: {e}"),
             Ok(Some(plan)) if !plan.is_empty() => {
                 info!("put back what was not NetworkManager's: {}", plan.lines.join("; "));
-                for wave in &plan.waves {
-                    self.perform(wave).await?;
-                }
+                self.perform_all(&plan.waves, written).await?;
                 self.back(&before.facts).await;
                 return Ok(self.observe().await?.facts);
             }

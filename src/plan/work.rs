@@ -279,7 +279,8 @@ impl<'a> Work<'a> {
         if off == Off::Nothing && self.sections.extra.get(id).is_some_and(|e| e.reapply) {
             off = Off::Ip;
         }
-        let recreate = touched.recreates(self.seen) || made.stale;
+        let anew = touched.recreates(self.seen);
+        let recreate = anew || made.stale;
         let scripts = scripts(id, touched, self.seen);
         let writes = |s: &Step| matches!(s, Step::Effect(Effect::File { content: Some(_), .. }));
         // a script that is new runs now, not only the next time
@@ -306,7 +307,7 @@ impl<'a> Work<'a> {
         if running && recreate {
             self.steps.deactivate.push(Step::Deactivate { iface: id.clone() });
         }
-        if touched.recreates(self.seen) && id.space == Space::Kernel && !touched.wish.kind.takes_any_link() {
+        if anew && id.space == Space::Kernel && !touched.wish.kind.takes_any_link() {
             self.steps.clear.push(Step::RemoveLink { iface: id.clone() });
         }
         match reapply {

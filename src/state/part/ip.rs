@@ -200,7 +200,8 @@ impl Addr {
     }
 }
 
-fn is_link_local(ip: &IpAddr) -> bool {
+/// `fe80::/10` (RFC 4291).
+pub fn is_link_local(ip: &IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 

@@ -46,3 +46,9 @@ udev_late_off() {
   kill "$(cat "/run/udev-late-$1.pid")"
   rm -f "/run/udev-late-$1.pid"
 }
+
+# cut_off INTERFACES — applies these together with one that takes the way to the gateway away, and says how that went
+cut_off() {
+  cut='{name: nic0, type: ethernet, state: up, ipv4: {enabled: true, dhcp: false, address: [{ip: 10.98.0.2, prefix-length: 24}]}}'
+  echo "{interfaces: [$1, $cut]}" | /payload/netwright apply 2>&1 || true
+}
