@@ -250,6 +250,9 @@ impl Journal {
             false => format!("netwright ended during phase {} ({done})", entry.phase.word()),
         };
         let (policy, phase) = (entry.policy.clone(), Some(entry.phase));
+        if this_boot && entry.phase == Phase::Checkpoint {
+            host.orphan_ends().await?;
+        }
         if let Some(path) = entry.checkpoint.clone() {
             let at = Some(Checkpoint { path }).filter(|_| in_force);
             let lost = host

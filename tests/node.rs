@@ -456,6 +456,36 @@ fn the_next_apply_puts_right_what_a_killed_one_left() {
     assert!(node.ip(&["-br", "link"]).contains("br0"));
 }
 
+/// The journal of an apply that died while NetworkManager took the checkpoint does not name it; it has a short life, and is waited for.
+#[test]
+fn an_apply_outwaits_the_checkpoint_that_nobody_knows_of() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux has one");
+    let journal = format!(
+        r#"{{"phase": "checkpoint", "checkpoint": null, "boot_id": "{}"}}"#,
+        boot.trim()
+    );
+    let state = node.dir.0.join("state");
+    std::fs::create_dir_all(&state).expect("it is ours");
+    std::fs::write(state.join("journal.json"), journal).expect("written");
+    let manager = "/org/freedesktop/NetworkManager";
+    let mut take = node.command("dbus-send", &["--system", "--print-reply", manager]);
+    take.arg("--dest=org.freedesktop.NetworkManager")
+        .arg("org.freedesktop.NetworkManager.CheckpointCreate")
+        .args([&format!("array:objpath:{manager}/Devices/1"), "uint32:3", "uint32:0"]);
+    must(&mut take);
+    let out = node.apply(BRIDGE, &[]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(
+        said(&out).contains("netwright ended during phase checkpoint (before anything was touched)"),
+        "{}",
+        said(&out)
+    );
+}
+
 #[test]
 fn a_checkpoint_that_networkmanager_lost_in_a_restart_is_made_good() {
     if !may_run() {
@@ -768,7 +798,7 @@ fn parts_reach_kernel_files_and_dispatcher_and_go_again() {
     ok(
         "interfaces: [{name: port-seven-of-the-rack, alt-names: [{name: port-seven-of-the-rack, state: absent}, {name: p7}]}]",
     );
-    let checkpoints = 3; // taken, extended, destroyed
+    let checkpoints = 4; // taken, extended twice, destroyed
     assert_eq!(node.audit() - before, checkpoints);
     assert!(!node.ip(&["link", "show", "p7"]).contains("port-seven"));
 

@@ -523,6 +523,36 @@ impl LiveHost {
         }
     }
 
+    /// Takes a checkpoint, and lets it live for longer once its path is written down.
+    async fn take_checkpoint(&self, ttl: Duration) -> Result<Checkpoint, HostError> {
+        let path = checkpoint::create(&self.nm).await?;
+        {
+            let mut undo = self.undo();
+            undo.checkpoint = Some(path.clone());
+            undo.provisional = Some(Provisional::default());
+        }
+        let lasts = match self.note(Phase::Execute, Some(&path)) {
+            Ok(()) => checkpoint::extend(&self.nm, &path, ttl).await,
+            failed => failed,
+        };
+        if let Err(e) = lasts {
+            // nothing was touched, and its own timer ends it where this does not
+            let _ = checkpoint::destroy(&self.nm, &path).await;
+            *self.undo() = Undo::default();
+            return Err(e);
+        }
+        Ok(Checkpoint { path })
+    }
+
+    /// Waits for the end of a checkpoint that nobody knows of, as whoever took it died over it.
+    pub async fn orphan_ends(&self) -> Result<(), HostError> {
+        let begin = Instant::now();
+        while begin.elapsed() <= checkpoint::FIRST_TTL && !checkpoint::list(&self.nm).await?.is_empty() {
+            self.changed(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
     /// The checkpoints in force. NetworkManager may be away for a restart: without it nothing can be undone, so it is waited for.
     async fn checkpoints(&self) -> Result<Vec<String>, HostError> {
         let begin = Instant::now();
@@ -628,22 +658,11 @@ impl Host for LiveHost {
             ..Undo::default()
         };
         self.note(Phase::Checkpoint, None)?;
-        let path = match checkpoint::create(&self.nm, ttl).await {
-            Ok(path) => path,
-            Err(e) => {
-                if let Some(journal) = &self.journal {
-                    journal.clear();
-                }
-                return Err(e);
-            }
-        };
-        {
-            let mut undo = self.undo();
-            undo.checkpoint = Some(path.clone());
-            undo.provisional = Some(Provisional::default());
+        let taken = self.take_checkpoint(ttl).await;
+        if let (Err(_), Some(journal)) = (&taken, &self.journal) {
+            journal.clear();
         }
-        self.note(Phase::Execute, Some(&path))?;
-        Ok(Checkpoint { path })
+        taken
     }
 
     async fn extend(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {

@@ -10,6 +10,8 @@ use super::{NetworkManager, call, failed, path};
 const FLAGS: u32 = 0x2 | 0x4;
 /// TRACK_INTERNAL_GLOBAL_DNS, since NetworkManager 1.48; earlier ones refuse it.
 const TRACK_GLOBAL_DNS: u32 = 0x20;
+/// How long a checkpoint lives that nobody extends: whoever took it may die before its path is written down, and then nobody knows whose it is.
+pub const FIRST_TTL: Duration = Duration::from_secs(10);
 
 fn seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1)
@@ -31,11 +33,11 @@ pub async fn none_in_force(nm: &NetworkManager) -> Result<(), HostError> {
     }
 }
 
-/// Takes one over all devices. Gives its D-Bus path.
-pub async fn create(nm: &NetworkManager, ttl: Duration) -> Result<String, HostError> {
+/// Takes one over all devices, for [`FIRST_TTL`]. Gives its D-Bus path.
+pub async fn create(nm: &NetworkManager) -> Result<String, HostError> {
     let manager = nm.manager().await?;
     let taking = async {
-        let create = |flags| manager.checkpoint_create(&[], seconds(ttl), flags);
+        let create = |flags| manager.checkpoint_create(&[], seconds(FIRST_TTL), flags);
         match create(FLAGS | TRACK_GLOBAL_DNS).await {
             Ok(path) => Ok(path),
             Err(_) => create(FLAGS).await,
