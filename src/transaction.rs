@@ -364,7 +364,7 @@ async fn plan_rest<H: Host>(host: &H, desired: &NetworkState, options: &Options)
 async fn settle<H: Host>(host: &H, plan: &Plan, policy: &str) -> Result<(), Setback> {
     let begin = Instant::now();
     let mut last_change = begin;
-    let mut told_again = false;
+    let mut told_again = 0;
     loop {
         let looking = Instant::now();
         // what happens while a slow node is read is heard of afterwards
@@ -383,14 +383,15 @@ async fn settle<H: Host>(host: &H, plan: &Plan, policy: &str) -> Result<(), Setb
             let done = host.execute(std::slice::from_ref(again)).await;
             done.map_err(|e| Setback::at(Phase::Execute, &e))?;
         }
-        let lost = lost(plan, &missing, &seen.facts);
-        if quiet >= LINGER && !lost.is_empty() && !std::mem::replace(&mut told_again, true) {
+        let lost = lost(plan, &missing, &seen.facts, told_again);
+        if quiet >= LINGER && !lost.is_empty() {
+            told_again += 1;
             let steps: Vec<String> = lost.iter().flatten().map(Step::to_string).collect();
             let steps = steps.join(", ");
             info!(
                 policy,
                 phase = "verify",
-                "changed behind NetworkManager's back: once more {steps}"
+                "not what NetworkManager was told: once more {steps}"
             );
             for wave in &lost {
                 host.execute(wave).await.map_err(|e| Setback::at(Phase::Execute, &e))?;
@@ -446,10 +447,14 @@ fn renamed(plan: &Plan) -> Option<&Step> {
     plan.waves.iter().flatten().find(names)
 }
 
-/// What to tell NetworkManager once more, as somebody else has changed behind its back what it had set.
-fn lost(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Vec<Vec<Step>> {
-    let mut lost = readdressed(plan, missing, facts);
-    lost.push(flushed(plan, missing, facts));
+/// What to tell NetworkManager once more, as it is not there any more or never came.
+fn lost(plan: &Plan, missing: &[verify::Difference], facts: &Facts, told_again: u32) -> Vec<Vec<Step>> {
+    let mut lost = match told_again {
+        0 => readdressed(plan, missing, facts),
+        1 => vec![],
+        _ => return vec![],
+    };
+    lost.push(flushed(plan, missing, facts, told_again > 0));
     lost.retain(|wave| !wave.is_empty());
     lost
 }
@@ -476,25 +481,37 @@ fn readdressed(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Ve
 
 /// The steps that put addresses and routes back which the kernel flushed after NetworkManager had set them. Whoever takes a link down and
 /// up again behind NetworkManager's back has that done: `ovs-vswitchd` when it gives a bridge of its userspace datapath the MAC address of
-/// a new port. NetworkManager takes it for somebody's will and leaves it so until it is told to apply the profile again.
-fn flushed(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Vec<Step> {
+/// a new port. NetworkManager takes it for somebody's will and leaves it so until it is told to apply the profile again; and where the kernel
+/// does not promote secondaries (net.ipv4.conf.*.promote_secondaries), another first address loses it all others until it is `anew` activated.
+fn flushed(plan: &Plan, missing: &[verify::Difference], facts: &Facts, anew: bool) -> Vec<Step> {
+    let of = |path: &str, name: &str| path.starts_with(&format!("interfaces[{name}].ipv"));
     let by_ip = |path: &str| path.starts_with("routes.") || path.contains(".ipv4.") || path.contains(".ipv6.");
     if !missing.iter().any(|d| by_ip(&d.path)) {
         return vec![];
     }
+    // which takes the links on it along: for its own addresses only
+    let concerned = |name: &&String| !anew || missing.iter().any(|d| of(&d.path, name));
     let up = |name: &&String| facts.device(name).is_some_and(|d| d.state == 100);
     let has_ip = |p: &&Profile| {
         ["ipv4", "ipv6"]
             .iter()
             .any(|ip| matches!(p.str(ip, "method"), Some("auto" | "manual")))
     };
-    let reapply = |name: &String| {
+    let again = |name: &String| {
         facts.own_profile(name).filter(has_ip)?;
         let uuid = facts.active_profile(name)?.uuid().to_owned();
         let iface = Id::kernel(name);
-        Some(Step::Reapply { iface, uuid })
+        Some(match anew {
+            true => Step::Activate {
+                iface,
+                uuid,
+                follows: false,
+            },
+            false => Step::Reapply { iface, uuid },
+        })
     };
-    plan.touched.iter().filter(up).filter_map(reapply).collect()
+    let touched = plan.touched.iter().filter(concerned);
+    touched.filter(up).filter_map(again).collect()
 }
 
 /// What waits for an answer from outside, which may be silent for long: a VPN that comes up (NM_ACTIVE_CONNECTION_STATE_ACTIVATING), a card

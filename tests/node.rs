@@ -118,6 +118,33 @@ dns-resolver: {config: {}}
     assert!(!node.ip(&["rule"]).contains("lookup 200"));
 }
 
+/// A kernel that does not promote secondaries (its default; systemd's is to promote) flushes the others with the first.
+#[test]
+fn another_first_address_costs_none_of_the_others() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&[]);
+    let addresses = ["192.0.2.5", "192.0.2.6", "192.0.2.7"];
+    let backwards: Vec<&str> = addresses.into_iter().rev().collect();
+    for order in [&addresses[..], &backwards] {
+        let list: Vec<String> = order
+            .iter()
+            .map(|ip| format!("{{ip: {ip}, prefix-length: 24}}"))
+            .collect();
+        let list = list.join(", ");
+        let wish = format!("interfaces: [{{name: eth1, type: ethernet, ipv4: {{enabled: true, address: [{list}]}}}}]");
+        let out = node.apply(&wish, &["--no-probes"]);
+        assert!(out.status.success(), "{}", said(&out));
+        let has = node.ip(&["-br", "addr", "show", "eth1"]);
+        let has: Vec<&str> = has
+            .split_whitespace()
+            .filter_map(|word| word.strip_suffix("/24"))
+            .collect();
+        assert_eq!(has, order);
+    }
+}
+
 #[test]
 fn what_could_not_be_changed_needs_no_undoing() {
     if !may_run() {

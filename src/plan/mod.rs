@@ -116,6 +116,7 @@ fn lay_out(desired: &NetworkState, seen: &Observation, options: Options) -> Resu
     let mut warnings = std::mem::take(&mut resolved.warnings);
     warnings.extend(copy_macs(wishes, seen)?);
     warnings.extend(skip_unsupported(wishes, seen));
+    warnings.extend(skip_unused_ip(wishes, seen));
     validate::check(wishes, seen)?;
     let graph = topology::spread(&resolved, seen, options)?;
     warnings.extend(follow(&mut resolved.state, &graph));
@@ -286,6 +287,23 @@ fn skip_unsupported(resolved: &mut NetworkState, seen: &Observation) -> Vec<Stri
             && !why.is_empty()
         {
             warnings.push(format!("interfaces[{}].mac-address: left out: {why}", wish.name()));
+        }
+    }
+    warnings
+}
+
+/// What is asked of an IP family that is off and stays so; says where.
+fn skip_unused_ip(resolved: &mut NetworkState, seen: &Observation) -> Vec<String> {
+    let mut warnings = vec![];
+    for wish in resolved.interfaces.iter_mut().filter(|i| i.is_up()) {
+        let (name, now) = (wish.name().to_owned(), seen.interface(&wish.id()));
+        for (section, ipv6, ip) in [("ipv4", false, &mut wish.ipv4), ("ipv6", true, &mut wish.ipv6)] {
+            let current = now.and_then(|c| c.ip(ipv6));
+            if let Some(key) = ip.as_mut().and_then(|ip| ip.skip_unused(current)) {
+                warnings.push(format!(
+                    "interfaces[{name}].{section}.{key}: left out, as {section} is off there; with enabled: true it is switched on"
+                ));
+            }
         }
     }
     warnings

@@ -10,7 +10,7 @@ use crate::observation::Observation;
 use crate::scalar::{Id, Space};
 use crate::state::iface::{Identifier, Interface, State};
 use crate::state::part::ip::Ip;
-use crate::state::route::Route;
+use crate::state::route::{self, Route};
 use crate::state::rule::Rule;
 use crate::state::{NetworkState, tree};
 
@@ -427,9 +427,11 @@ fn dns(wish: &Value, now: &Value) -> Value {
 fn routes(resolved: &NetworkState, now: &NetworkState, losing: &BTreeSet<&Id>) -> Vec<Value> {
     let config: Vec<_> = now.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
     let wishes: Vec<_> = resolved.routes.iter().flat_map(|r| r.config.iter().flatten()).collect();
-    let new = wishes
-        .iter()
-        .filter(|w| !w.is_absent() && !config.iter().any(|r| w.served_by(r)));
+    let present: Vec<&Route> = wishes.iter().copied().filter(|w| !w.is_absent()).collect();
+    // what stands alone and comes to share the traffic loses what it has of its own
+    let joins = |w: &Route, r: &Route| w.weight.is_some() && r.weight.is_none() && !route::is_alone(w, &present);
+    let served = |w: &Route, r: &Route| w.served_by(r) && !joins(w, r);
+    let new = present.iter().filter(|w| !config.iter().any(|r| served(w, r)));
     let gone: Vec<Route> = new
         .map(|w| Route {
             state: Some(State::Absent),
@@ -442,7 +444,7 @@ fn routes(resolved: &NetworkState, now: &NetworkState, losing: &BTreeSet<&Id>) -
     for route in config {
         let removed = |w: &&Route| match w.is_absent() {
             true => w.matches(route),
-            false => w.same_place(route) && !w.served_by(route),
+            false => w.same_place(route) && !served(w, route),
         };
         let removed = wishes.iter().any(removed) || gone.iter().any(|g| g.matches(route));
         if removed || route.next_hop_interface.as_deref().is_some_and(|i| loses.contains(i)) {

@@ -291,7 +291,7 @@ impl Route {
     }
 
     /// Every key that `self` gives besides who it leads to has this value in `other`.
-    fn attributes_match(&self, other: &Route) -> bool {
+    pub fn attributes_match(&self, other: &Route) -> bool {
         let Route {
             state: _,
             destination: _,
@@ -368,6 +368,18 @@ impl Route {
             metric: Some(self.metric_in_force().into()),
             table_id: Some(self.table()),
             ..self.clone()
+        }
+    }
+
+    /// What several hops of one route have in common.
+    pub fn without_hop(&self) -> Route {
+        Route {
+            next_hop_interface: None,
+            next_hop_address: None,
+            weight: None,
+            lock_mtu: self.lock_mtu.filter(|on| *on),
+            quickack: self.quickack.filter(|on| *on),
+            ..self.canonical()
         }
     }
 
@@ -516,6 +528,13 @@ fn in_this_network(destination: &str) -> bool {
     Ipv4Net::new(std::net::Ipv4Addr::UNSPECIFIED, 8).is_ok_and(|zero| zero.contains(&net))
 }
 
+/// None beside it that could share the traffic with it: the kernel tells no weight of a route with one hop.
+pub fn is_alone(route: &Route, all: &[&Route]) -> bool {
+    let place = |r: &Route| (r.destination.clone(), r.table(), r.metric_in_force());
+    let here = place(route);
+    all.iter().filter(|other| place(other) == here).count() < 2
+}
+
 /// Which wishes, by their place in the list, have no route in `have`. A route serves one wish only, or several that mean the same.
 pub fn unserved(wishes: &[&Route], have: &[&Route]) -> Vec<usize> {
     let mut places: HashMap<Option<&str>, Vec<(&Route, bool)>> = HashMap::new();
@@ -536,7 +555,8 @@ pub fn unserved(wishes: &[&Route], have: &[&Route]) -> Vec<usize> {
         }
         let place = places.get_mut(&wish.destination.as_deref());
         let mut free = place.into_iter().flatten().filter(|(_, taken)| !taken);
-        match free.find(|(route, _)| wish.served_by(route)) {
+        let weighed = |route: &Route| wish.weight.is_none() || route.weight.is_some() || is_alone(route, have);
+        match free.find(|(route, _)| wish.served_by(route) && weighed(route)) {
             Some((_, taken)) => {
                 *taken = true;
                 twins.push(canonical);

@@ -85,6 +85,7 @@ pub fn spread(view: &View<'_>, out: &mut Sections) -> Result<(), Invalid> {
     }
     one_a_place(&wishes)?;
     one_ipv6_route_a_hop(&wishes)?;
+    hops_are_alike(&wishes)?;
     let filters = Filters::of(&wishes);
     for name in keepers(view, &by_keeper, &filters) {
         let asked = by_keeper.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
@@ -184,8 +185,9 @@ fn keep(view: &View<'_>, name: &str, asked: &[&Route], filters: &Filters<'_>, ke
     let id = Id::kernel(name);
     let before = held(view, name, kernel);
     let mut after: Vec<Held> = vec![];
-    // removed and asked for in one document is as good as there
-    let stays = |h: &&Held| !filters.hit(&h.route) || asked.iter().any(|w| w.served_by(&h.route));
+    // removed and asked for in one document is as good as there, if it is no more than that
+    let alike = |w: &Route, h: &Route| w.served_by(h) && h.attributes_match(w);
+    let stays = |h: &&Held| !filters.hit(&h.route) || asked.iter().any(|w| alike(w, &h.route));
     for have in before.iter().filter(stays) {
         match stranded(view, &have.route, name) {
             Some(why) => out.lines.push(why),
@@ -220,6 +222,8 @@ fn settle(asked: &[&Route], after: &mut Vec<Held>) {
             continue;
         }
         done.push(canonical);
+        // one among several that share the traffic must be like the others, which a route that stood alone need not be
+        let joins = |at: &usize| wish.weight.is_some() && after[*at].route.weight.is_none();
         let free = |at: &usize| !taken[*at];
         let place = (0..after.len())
             .filter(free)
@@ -230,6 +234,10 @@ fn settle(asked: &[&Route], after: &mut Vec<Held>) {
                     .find(|at| wish.same_place(&after[*at].route))
             });
         match place {
+            Some(at) if joins(&at) => {
+                after[at] = Held::new(wish);
+                taken[at] = true;
+            }
             Some(at) => {
                 if !serves(wish, &after[at]) {
                     after[at].overlay(wish);
@@ -349,6 +357,23 @@ fn one_a_place(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
             let to = wish.destination.as_deref().unwrap_or_default();
             let why = format!("another entry swallows packets to {to} otherwise, with the same table and metric");
             return Err(Invalid::new(format!("routes.config[{i}].route-type"), why));
+        }
+    }
+    Ok(())
+}
+
+/// NetworkManager joins routes with weights into one of several hops where all else is the same; where it is not, the kernel uses the first alone.
+fn hops_are_alike(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
+    let mut joined: HashMap<_, (usize, Route)> = HashMap::new();
+    for (i, wish) in wishes.iter().filter(|(_, w)| !w.is_absent() && w.weight.is_some()) {
+        let place = (&wish.destination, wish.table(), wish.metric_in_force());
+        let rest = wish.without_hop();
+        let (other, there) = joined.entry(place).or_insert_with(|| (*i, rest.clone()));
+        if *there != rest {
+            let why = format!(
+                "shares the traffic to its destination with routes.config[{other}], which has other properties than weight and next hop"
+            );
+            return Err(Invalid::new(format!("routes.config[{i}]"), why));
         }
     }
     Ok(())

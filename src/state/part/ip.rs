@@ -447,6 +447,21 @@ impl Ip {
         }
     }
 
+    /// A wish that leaves `enabled` out is not for a family that is off; nmstate 2.2 passes over it without a word. Takes it out; says what it was.
+    pub fn skip_unused(&mut self, current: Option<&Ip>) -> Option<&'static str> {
+        if self.enabled.or(current.and_then(|c| c.enabled)).unwrap_or(false) {
+            return None;
+        }
+        let unused = [
+            ("dhcp", self.dhcp == Some(true)),
+            ("autoconf", self.autoconf == Some(true)),
+            ("address", self.address.as_ref().is_some_and(|a| !a.is_empty())),
+        ];
+        let (key, _) = unused.into_iter().find(|(_, given)| *given && self.enabled.is_none())?;
+        *self = Ip::default();
+        Some(key)
+    }
+
     /// Leaves out what this NetworkManager cannot do; says what.
     pub fn skip_unsupported(&mut self, link: Option<&Link>, facts: &Facts) -> Option<String> {
         let wish = self.forwarding.filter(|_| !facts.nm_at_least("1.54"))?;
@@ -664,7 +679,8 @@ impl Ip {
             _ if ipv6 => "link-local",
             _ => "disabled",
         };
-        let new = profile.get(s, "method").is_none();
+        // a family that was off has no way of its own to make addresses
+        let new = matches!(profile.str(s, "method"), None | Some("disabled"));
         profile.put(s, "method", method);
         match addresses.is_empty() {
             true => profile.remove(s, "address-data"),
