@@ -251,7 +251,7 @@ impl Journal {
         };
         let (policy, phase) = (entry.policy.clone(), Some(entry.phase));
         if this_boot && entry.phase == Phase::Checkpoint {
-            host.orphan_ends().await?;
+            host.orphan_ends().await;
         }
         if let Some(path) = entry.checkpoint.clone() {
             let at = Some(Checkpoint { path }).filter(|_| in_force);

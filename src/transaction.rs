@@ -451,10 +451,11 @@ fn renamed(plan: &Plan) -> Option<&Step> {
 fn lost(plan: &Plan, missing: &[verify::Difference], facts: &Facts, told_again: u32) -> Vec<Vec<Step>> {
     let mut lost = match told_again {
         0 => readdressed(plan, missing, facts),
-        1 => vec![],
-        _ => return vec![],
+        _ => vec![],
     };
-    lost.push(flushed(plan, missing, facts, told_again > 0));
+    if told_again < 2 {
+        lost.push(flushed(plan, missing, facts, told_again == 1));
+    }
     lost.retain(|wave| !wave.is_empty());
     lost
 }
@@ -484,13 +485,15 @@ fn readdressed(plan: &Plan, missing: &[verify::Difference], facts: &Facts) -> Ve
 /// a new port. NetworkManager takes it for somebody's will and leaves it so until it is told to apply the profile again; and where the kernel
 /// does not promote secondaries (net.ipv4.conf.*.promote_secondaries), another first address loses it all others until it is `anew` activated.
 fn flushed(plan: &Plan, missing: &[verify::Difference], facts: &Facts, anew: bool) -> Vec<Step> {
-    let of = |path: &str, name: &str| path.starts_with(&format!("interfaces[{name}].ipv"));
     let by_ip = |path: &str| path.starts_with("routes.") || path.contains(".ipv4.") || path.contains(".ipv6.");
     if !missing.iter().any(|d| by_ip(&d.path)) {
         return vec![];
     }
     // which takes the links on it along: for its own addresses only
-    let concerned = |name: &&String| !anew || missing.iter().any(|d| of(&d.path, name));
+    let concerned = |name: &&String| {
+        let own = format!("interfaces[{name}].ipv");
+        !anew || missing.iter().any(|d| d.path.starts_with(&own))
+    };
     let up = |name: &&String| facts.device(name).is_some_and(|d| d.state == 100);
     let has_ip = |p: &&Profile| {
         ["ipv4", "ipv6"]

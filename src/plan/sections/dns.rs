@@ -1,7 +1,7 @@
 //! Name servers have two homes: NetworkManager's global setting, which silences all others, and the profiles of interfaces.
 //!
 //! Global is the rule. Into profiles go link-local servers, search domains without servers (DHCP's stay in use), servers beside those of
-//! DHCP (`auto-dns: true`), and what a profile held that goes out of force.
+//! DHCP (where the document asks for both), and what a profile held that goes out of force.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use crate::error::{ErrorKind, Invalid};
 use crate::scalar::{Id, Space};
 use crate::state::dns::{Dns, PRIORITY, Run, Share};
 use crate::state::iface::Interface;
+use crate::state::part::ip::Ip;
 use crate::state::route::LOOPBACK;
 use crate::step::Effect;
 
@@ -73,7 +74,11 @@ enum Home {
 
 fn home(view: &View<'_>, wanted: &Dns) -> Home {
     let beside_dhcp = |i: &Interface| {
-        let both = |ipv6: bool| i.ip(ipv6).is_some_and(|ip| ip.auto_dns == Some(true)) && is_auto(view, &i.id(), ipv6);
+        let asks = |ip: &Ip| {
+            ip.auto_dns
+                .unwrap_or(ip.dhcp == Some(true) || ip.autoconf == Some(true))
+        };
+        let both = |ipv6: bool| i.ip(ipv6).is_some_and(asks) && is_auto(view, &i.id(), ipv6);
         i.is_up() && (both(false) || both(true))
     };
     if wanted.scopes().next().is_some() || wanted.server.iter().flatten().next().is_none() {
@@ -89,9 +94,7 @@ fn home(view: &View<'_>, wanted: &Dns) -> Home {
 fn is_auto(view: &View<'_>, id: &Id, ipv6: bool) -> bool {
     let wish = view.graph.get(id).and_then(|t| t.wish.ip(ipv6));
     let now = view.seen.interface(id).and_then(|i| i.ip(ipv6));
-    let either = |key: fn(&crate::state::part::ip::Ip) -> Option<bool>| {
-        wish.and_then(key).or_else(|| now.and_then(key)).unwrap_or(false)
-    };
+    let either = |key: fn(&Ip) -> Option<bool>| wish.and_then(key).or_else(|| now.and_then(key)).unwrap_or(false);
     either(|ip| ip.enabled) && (either(|ip| ip.dhcp) || either(|ip| ip.autoconf))
 }
 

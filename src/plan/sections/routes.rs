@@ -186,7 +186,7 @@ fn keep(view: &View<'_>, name: &str, asked: &[&Route], filters: &Filters<'_>, ke
     let before = held(view, name, kernel);
     let mut after: Vec<Held> = vec![];
     // removed and asked for in one document is as good as there, if it is no more than that
-    let alike = |w: &Route, h: &Route| w.served_by(h) && h.attributes_match(w);
+    let alike = |w: &Route, h: &Route| w.served_by(h) && h.attributes_match(w) && w.weight == h.weight;
     let stays = |h: &&Held| !filters.hit(&h.route) || asked.iter().any(|w| alike(w, &h.route));
     for have in before.iter().filter(stays) {
         match stranded(view, &have.route, name) {
