@@ -66,9 +66,13 @@ pub fn waves(seen: &Observation, then: &Observation, lost: bool) -> Vec<Vec<Step
 /// address of their profile, and links of software that would not come back when somebody deletes them, or the card below them goes for a while.
 pub fn again(seen: &Observation, then: &Observation, written: &Written) -> Vec<Vec<Step>> {
     let software = |iface: &Id| seen.interface(iface).is_some_and(|i| i.kind.is_virtual());
+    // NetworkManager 1.42 loses links in Open vSwitch when it is to activate them while they settle
+    let in_ovs = |iface: &Id| {
+        matches!(iface.space, Space::OvsBridge | Space::OvsPort) || seen.facts.ovs_interface(&iface.name).is_some()
+    };
     let same = |iface: &Id, uuid: &str| then.facts.active(iface).is_some_and(|a| a.uuid == uuid);
     let mut waves = activations(seen, then, |iface, uuid| {
-        let held_back = software(iface) && same(iface, uuid) && written.holds_back(iface, uuid);
+        let held_back = software(iface) && !in_ovs(iface) && same(iface, uuid) && written.holds_back(iface, uuid);
         held_back || readdressed(iface, uuid, &seen.facts, &then.facts)
     });
     waves.retain(|wave| !wave.is_empty());

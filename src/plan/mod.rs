@@ -301,7 +301,7 @@ fn skip_unused_ip(resolved: &mut NetworkState, seen: &Observation) -> Vec<String
             let current = now.and_then(|c| c.ip(ipv6));
             if let Some(key) = ip.as_mut().and_then(|ip| ip.skip_unused(current)) {
                 warnings.push(format!(
-                    "interfaces[{name}].{section}.{key}: left out, as {section} is off there; with enabled: true it is switched on"
+                    "interfaces[{name}].{section}.{key}: means nothing while {section} is off; enabled: true switches it on"
                 ));
             }
         }
