@@ -371,6 +371,11 @@ impl Route {
         }
     }
 
+    /// What decides which routes share the traffic: destination, table and metric.
+    pub fn place(&self) -> (Option<&str>, u32, u32) {
+        (self.destination.as_deref(), self.table(), self.metric_in_force())
+    }
+
     /// What several hops of one route have in common.
     pub fn without_hop(&self) -> Route {
         Route {
@@ -530,9 +535,7 @@ fn in_this_network(destination: &str) -> bool {
 
 /// None beside it that could share the traffic with it: the kernel tells no weight of a route with one hop.
 pub fn is_alone(route: &Route, all: &[&Route]) -> bool {
-    let place = |r: &Route| (r.destination.clone(), r.table(), r.metric_in_force());
-    let here = place(route);
-    all.iter().filter(|other| place(other) == here).count() < 2
+    all.iter().filter(|other| other.place() == route.place()).count() < 2
 }
 
 /// Which wishes, by their place in the list, have no route in `have`. A route serves one wish only, or several that mean the same.

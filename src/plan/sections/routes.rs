@@ -1,6 +1,7 @@
 //! Routes: each is kept by the profile of the interface it leaves by, those that swallow packets by that of `lo`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 
 use ipnet::IpNet;
 
@@ -33,9 +34,13 @@ impl Held {
         }
     }
 
-    /// Lays a wish for the same place over it; what the wish leaves out stays.
+    /// Lays a wish for the same place over it; what the wish leaves out stays. One among several that share the traffic must be like the others,
+    /// which a route that stood alone need not be: that is made anew.
     fn overlay(&mut self, wish: &Route) {
-        self.data.extend(wish.to_nm());
+        match wish.weight.is_some() && self.route.weight.is_none() {
+            true => *self = Held::new(wish),
+            false => self.data.extend(wish.to_nm()),
+        }
     }
 }
 
@@ -222,8 +227,6 @@ fn settle(asked: &[&Route], after: &mut Vec<Held>) {
             continue;
         }
         done.push(canonical);
-        // one among several that share the traffic must be like the others, which a route that stood alone need not be
-        let joins = |at: &usize| wish.weight.is_some() && after[*at].route.weight.is_none();
         let free = |at: &usize| !taken[*at];
         let place = (0..after.len())
             .filter(free)
@@ -234,10 +237,6 @@ fn settle(asked: &[&Route], after: &mut Vec<Held>) {
                     .find(|at| wish.same_place(&after[*at].route))
             });
         match place {
-            Some(at) if joins(&at) => {
-                after[at] = Held::new(wish);
-                taken[at] = true;
-            }
             Some(at) => {
                 if !serves(wish, &after[at]) {
                     after[at].overlay(wish);
@@ -346,59 +345,53 @@ fn reachable(view: &View<'_>, wish: &Route, index: usize) -> Result<(), Invalid>
     view.family(&id, wish.is_ipv6()).map_err(fault)
 }
 
-/// The kernel takes one route that swallows packets for each destination, table and metric.
-fn one_a_place(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
-    let mut places: HashMap<(&Option<String>, u32, u32), &Route> = HashMap::new();
-    for (i, wish) in wishes.iter().filter(|(_, w)| !w.is_absent() && w.route_type.is_some()) {
-        let place = (&wish.destination, wish.table(), wish.metric_in_force());
-        if let Some(other) = places.insert(place, wish)
-            && other.route_type != wish.route_type
-        {
-            let to = wish.destination.as_deref().unwrap_or_default();
-            let why = format!("another entry swallows packets to {to} otherwise, with the same table and metric");
-            return Err(Invalid::new(format!("routes.config[{i}].route-type"), why));
+/// The first wish that is not like an earlier one with the same key in what `same` gives, and the place of that in the document.
+fn unlike<'a, K: Eq + Hash, S: PartialEq>(
+    wishes: impl Iterator<Item = &'a (usize, &'a Route)>,
+    key: impl Fn(&'a Route) -> K,
+    same: impl Fn(&'a Route) -> S,
+) -> Option<(usize, &'a Route, usize)> {
+    let mut first: HashMap<K, (usize, S)> = HashMap::new();
+    for (i, wish) in wishes {
+        let (other, there) = first.entry(key(wish)).or_insert_with(|| (*i, same(wish)));
+        if *there != same(wish) {
+            return Some((*i, wish, *other));
         }
     }
-    Ok(())
+    None
+}
+
+/// The kernel takes one route that swallows packets for each destination, table and metric.
+fn one_a_place(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
+    let kept = wishes.iter().filter(|(_, w)| !w.is_absent() && w.route_type.is_some());
+    let Some((i, wish, _)) = unlike(kept, Route::place, |w| w.route_type) else {
+        return Ok(());
+    };
+    let to = wish.destination.as_deref().unwrap_or_default();
+    let why = format!("another entry swallows packets to {to} otherwise, with the same table and metric");
+    Err(Invalid::new(format!("routes.config[{i}].route-type"), why))
 }
 
 /// NetworkManager joins routes with weights into one of several hops where all else is the same; where it is not, the kernel uses the first alone.
 fn hops_are_alike(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
-    let mut joined: HashMap<_, (usize, Route)> = HashMap::new();
-    for (i, wish) in wishes.iter().filter(|(_, w)| !w.is_absent() && w.weight.is_some()) {
-        let place = (&wish.destination, wish.table(), wish.metric_in_force());
-        let rest = wish.without_hop();
-        let (other, there) = joined.entry(place).or_insert_with(|| (*i, rest.clone()));
-        if *there != rest {
-            let why = format!(
-                "shares the traffic to its destination with routes.config[{other}], which has other properties than weight and next hop"
-            );
-            return Err(Invalid::new(format!("routes.config[{i}]"), why));
-        }
-    }
-    Ok(())
+    let kept = wishes.iter().filter(|(_, w)| !w.is_absent() && w.weight.is_some());
+    let Some((i, _, other)) = unlike(kept, Route::place, Route::without_hop) else {
+        return Ok(());
+    };
+    let why = format!(
+        "shares the traffic to its destination with routes.config[{other}], which has other properties than weight and next hop"
+    );
+    Err(Invalid::new(format!("routes.config[{i}]"), why))
 }
 
 /// The kernel takes one IPv6 route for each destination, table, metric and next hop (`rt6_duplicate_nexthop` in net/ipv6/ip6_fib.c).
 fn one_ipv6_route_a_hop(wishes: &[(usize, &Route)]) -> Result<(), Invalid> {
-    let mut hops: HashMap<_, (usize, Route)> = HashMap::new();
     let kept = |w: &Route| !w.is_absent() && w.route_type.is_none() && w.is_ipv6();
-    for (i, wish) in wishes.iter().filter(|(_, w)| kept(w)) {
-        let hop = (
-            &wish.destination,
-            wish.table(),
-            wish.metric_in_force(),
-            wish.keeper(),
-            wish.gateway(),
-        );
-        let wish = wish.canonical();
-        let (other, there) = hops.entry(hop).or_insert_with(|| (*i, wish.clone()));
-        if *there != wish {
-            let why = format!(
-                "routes.config[{other}] leads the same way with other properties, and the kernel keeps one such route"
-            );
-            return Err(Invalid::new(format!("routes.config[{i}]"), why));
-        }
-    }
-    Ok(())
+    let kept = wishes.iter().filter(|(_, w)| kept(w));
+    let Some((i, _, other)) = unlike(kept, |w| (w.place(), w.keeper(), w.gateway()), Route::canonical) else {
+        return Ok(());
+    };
+    let why =
+        format!("routes.config[{other}] leads the same way with other properties, and the kernel keeps one such route");
+    Err(Invalid::new(format!("routes.config[{i}]"), why))
 }

@@ -449,7 +449,7 @@ impl Ip {
 
     /// A wish that leaves `enabled` out is not for a family that is off; nmstate 2.2 passes over it without a word. Takes it out; says what it was.
     pub fn skip_unused(&mut self, current: Option<&Ip>) -> Option<&'static str> {
-        if self.enabled.or(current.and_then(|c| c.enabled)).unwrap_or(false) {
+        if self.enabled.is_some() || current.is_some_and(Ip::is_enabled) {
             return None;
         }
         let unused = [
@@ -457,7 +457,7 @@ impl Ip {
             ("autoconf", self.autoconf == Some(true)),
             ("address", self.address.as_ref().is_some_and(|a| !a.is_empty())),
         ];
-        let (key, _) = unused.into_iter().find(|(_, given)| *given && self.enabled.is_none())?;
+        let (key, _) = unused.into_iter().find(|(_, given)| *given)?;
         *self = Ip::default();
         Some(key)
     }
