@@ -43,7 +43,6 @@ namespaces() {
 machines() {
   lacks qemu-system-x86_64 qemu-system-x86
   lacks debootstrap debootstrap
-  lacks busybox busybox-static
   lacks qemu-img qemu-utils
   lacks mke2fs e2fsprogs
   lacks modprobe kmod

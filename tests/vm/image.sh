@@ -15,7 +15,7 @@ set -euo pipefail
 suite=trixie
 packages=(
   systemd systemd-sysv udev dbus network-manager openvswitch-switch iproute2 iputils-ping dnsmasq-base kmod ethtool procps
-  wpasupplicant wireguard-tools tcpdump nftables python3-yaml python3-pytest
+  wpasupplicant wireguard-tools tcpdump nftables python3-yaml python3-pytest busybox-static
 )
 # Of the kernel's modules only what a network node in a virtual machine can have.
 modules=(
@@ -79,7 +79,7 @@ kernel() {
 initramfs() {
   local root=$1 out=$2 tree=$1/tmp/initramfs path
   mkdir -p "$tree"/{bin,dev,proc,sys,root,modules}
-  cp "$(command -v busybox)" "$tree/bin/busybox"
+  cp "$root/usr/bin/busybox" "$tree/bin/busybox"
   for path in $(for m in "${early[@]}"; do modprobe -d "$root" -S "$version" --show-depends "$m"; done |
     awk '$1 == "insmod" && !seen[$2]++ { print $2 }'); do
     cp "$path" "$tree/modules"

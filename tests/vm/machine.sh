@@ -34,8 +34,9 @@ end() {
 trap end EXIT
 trap 'exit 130' INT TERM
 
-boot=(-no-user-config -nodefaults -display none -m 1024 -kernel "$image/vmlinuz" -initrd "$image/initrd")
-words="console=ttyS0 ${VM_KERNEL_ARGS:-quiet} mitigations=off nokaslr nowatchdog audit=0 apparmor=0 no_timer_check"
+boot=(-no-user-config -nodefaults -no-reboot -display none -m 1024 -kernel "$image/vmlinuz" -initrd "$image/initrd")
+# A kernel that panics ends the machine instead of standing still until the time is up.
+words="console=ttyS0 ${VM_KERNEL_ARGS:-quiet} panic=-1 mitigations=off nokaslr nowatchdog audit=0 apparmor=0 no_timer_check"
 # A processor without AVX: emulating what newer ones add (and a second one) made the kernel oops while it patched itself.
 emulated=(-machine q35,accel=tcg -cpu Nehalem -smp 1)
 native=(-machine q35,accel=kvm -cpu host -smp 2)
