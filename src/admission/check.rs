@@ -14,7 +14,7 @@ use crate::capture;
 use crate::error::{ErrorKind, Invalid};
 use crate::facts::Ovs;
 use crate::observation::Observation;
-use crate::plan;
+use crate::plan::Checked;
 use crate::plan::offline::{self, Verdict};
 use crate::probe::{self, Prober};
 use crate::state::NetworkState;
@@ -120,11 +120,10 @@ fn document(mut known: Known, found: &mut Findings) {
     }
     let empty = offline::stage(&state);
     match offline::verdict(&state, &empty) {
-        Verdict::Fits(warnings) => {
-            warnings
-                .iter()
-                .for_each(|w| found.warnings.push(format!("{DOCUMENT}.{w}")));
-            if let Some(fault) = needs_newer(&state, empty) {
+        Verdict::Fits(checked) => {
+            let warnings = checked.warnings.iter().map(|w| format!("{DOCUMENT}.{w}"));
+            found.warnings.extend(warnings);
+            if let Some(fault) = needs_newer(*checked, empty) {
                 found.warn(DOCUMENT, known.place(fault));
             }
         }
@@ -147,11 +146,11 @@ fn entries(state: &NetworkState) -> usize {
 }
 
 /// What an older NetworkManager cannot do.
-fn needs_newer(state: &NetworkState, mut seen: Observation) -> Option<Invalid> {
+fn needs_newer(checked: Checked, mut seen: Observation) -> Option<Invalid> {
     seen.facts.nm_version = OLDEST_NM.to_owned();
     seen.facts.nm_capabilities = ALL_PLUG_INS.to_vec();
     seen.facts.ovs = Some(Ovs::default());
-    let fault = plan::supported(state, &seen).err()?;
+    let fault = checked.supported(&seen).err()?;
     let (needs, _) = fault.reason.split_once("; this node has ")?;
     (fault.kind == ErrorKind::DependencyError).then(|| Invalid::new(&fault.path, needs))
 }

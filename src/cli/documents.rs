@@ -49,7 +49,7 @@ pub fn validate(args: &Validate) -> anyhow::Result<()> {
         None => {
             let desired = document.desired(&Observation::default())?;
             match offline::verdict(&desired, &offline::stage(&desired)) {
-                Verdict::Fits(warnings) => warnings.iter().for_each(|w| tracing::warn!("{w}")),
+                Verdict::Fits(checked) => checked.warnings.iter().for_each(|w| tracing::warn!("{w}")),
                 Verdict::Depends(fault) => tracing::warn!("{fault} (unless the node makes up for it)"),
                 Verdict::Never(fault) => return Err(fault.into()),
             }

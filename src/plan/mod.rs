@@ -87,15 +87,29 @@ pub fn plan_with(desired: &NetworkState, seen: &Observation, options: Options) -
     }
 }
 
-/// What `plan` would say against the wish, or warn of, without the work of planning.
-pub fn check(desired: &NetworkState, seen: &Observation) -> Result<Vec<String>, Invalid> {
-    let cards = resolve::cards_first(desired, seen);
-    Ok(lay_out(cards.as_ref().unwrap_or(desired), seen, Options::default())?.warnings)
+/// A wish that can be planned.
+#[derive(Debug)]
+pub struct Checked {
+    /// What `plan` would warn of.
+    pub warnings: Vec<String>,
+    resolved: NetworkState,
 }
 
-/// Whether the node's NetworkManager, and what it stands on, can do it at all.
-pub fn supported(desired: &NetworkState, seen: &Observation) -> Result<(), Invalid> {
-    refuse_unsupported(&mut resolve::resolve(desired, seen, Options::default())?.state, seen)
+impl Checked {
+    /// Whether another node's NetworkManager, and what it stands on, could do it. That node has what the one has that was looked at.
+    pub fn supported(mut self, elsewhere: &Observation) -> Result<(), Invalid> {
+        refuse_unsupported(&mut self.resolved, elsewhere)
+    }
+}
+
+/// What `plan` would say against the wish, without the work of planning.
+pub fn check(desired: &NetworkState, seen: &Observation) -> Result<Checked, Invalid> {
+    let cards = resolve::cards_first(desired, seen);
+    let laid = lay_out(cards.as_ref().unwrap_or(desired), seen, Options::default())?;
+    Ok(Checked {
+        warnings: laid.warnings,
+        resolved: laid.resolved.state,
+    })
 }
 
 /// The wish laid over the node: everything that can be wrong with it was looked at.

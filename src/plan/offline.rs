@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::observation::Observation;
+use crate::plan::Checked;
 use crate::profile::Profile;
 use crate::scalar::{self, Id, Space};
 use crate::state::iface::{Identifier, Interface, State, VIRTUAL_FUNCTION};
@@ -15,8 +16,8 @@ use crate::step::Step;
 /// What can be said of a document whose node nobody knows.
 #[derive(Debug)]
 pub enum Verdict {
-    /// A node with the hardware that it names takes it, with these warnings.
-    Fits(Vec<String>),
+    /// A node with the hardware that it names takes it.
+    Fits(Box<Checked>),
     /// That one does not, but another may: one that has already what the document leaves out.
     Depends(Invalid),
     /// No node takes it.
@@ -37,7 +38,7 @@ const NODE_DECIDES: [&str; 7] = [
 /// Judges a document; `empty` is its `stage`.
 pub fn verdict(desired: &NetworkState, empty: &Observation) -> Verdict {
     let first = match super::check(desired, empty) {
-        Ok(warnings) => return Verdict::Fits(warnings),
+        Ok(checked) => return Verdict::Fits(Box::new(checked)),
         Err(first) => first,
     };
     match super::check(desired, &furnished(desired)) {
