@@ -137,6 +137,13 @@ impl Facts {
         self.profile(&self.device(name)?.active.as_ref()?.uuid)
     }
 
+    /// The first address of this subnet on the link, the one without `IFA_F_SECONDARY`.
+    pub fn first_address(&self, name: &str, subnet: &IpNet) -> Option<IpAddr> {
+        let index = self.link(name)?.index;
+        let same = |a: &&Address| a.prefix == subnet.prefix_len() && subnet.contains(&a.ip);
+        self.addresses_of(index).into_iter().find(same).map(|a| a.ip)
+    }
+
     /// The profile that is active on this kernel link, unless it only mirrors what somebody else configured.
     pub fn own_profile(&self, name: &str) -> Option<&Profile> {
         self.device(name).filter(|d| !d.external())?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// One settings value. The variant decides the D-Bus signature.
@@ -223,6 +224,15 @@ impl Profile {
             text => notes.insert(key.to_owned(), text.to_owned()),
         };
         self.put("user", "data", notes);
+    }
+
+    /// The addresses of `ipv4` or `ipv6` (`address-data`), in its order.
+    pub fn addresses(&self, setting: &str) -> impl Iterator<Item = IpNet> {
+        let listed = self.dicts(setting, "address-data").iter();
+        listed.filter_map(|d| match (d.get("address")?, d.get("prefix")?) {
+            (Value::Str(ip), Value::U32(prefix)) => IpNet::new(ip.parse().ok()?, u8::try_from(*prefix).ok()?).ok(),
+            _ => None,
+        })
     }
 
     /// A key's value where it is a list of dictionaries; empty otherwise.

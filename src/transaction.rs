@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -539,14 +540,17 @@ fn unheard(plan: &Plan, facts: &Facts) -> Vec<String> {
         .collect()
 }
 
-/// Nothing of the old state answers for the new one: no touched device is on its way up or down, and every address that goes is gone.
+/// Nothing of the old state answers for the new one: no touched device is on its way up or down, every address that goes is gone, and none
+/// is the first of its subnet any more where another one is to be.
 fn at_rest(plan: &Plan, facts: &Facts) -> bool {
     let moving = |name: &String| facts.device(name).is_some_and(Device::moving);
     let lingers = |(name, ip): &(String, std::net::IpAddr)| {
         let link = facts.link(name).map(|l| l.index);
         facts.addresses.iter().any(|a| Some(a.link) == link && a.ip == *ip)
     };
-    !plan.touched.iter().any(moving) && !plan.goes.iter().any(lingers)
+    let follows =
+        |(name, net): &(String, IpNet)| facts.first_address(name, net).is_some_and(|first| first != net.addr());
+    !plan.touched.iter().any(moving) && !plan.goes.iter().any(lingers) && !plan.leads.iter().any(follows)
 }
 
 /// What NetworkManager says of touched devices that failed (NM_DEVICE_STATE_FAILED 120, DISCONNECTED 30 with a reason).

@@ -187,8 +187,10 @@ impl Host for FakeHost {
         }
         m.lingers = m.lingers.saturating_sub(1);
         if m.lingers == 0 {
-            let leaving = std::mem::take(&mut m.leaving);
-            m.facts.addresses.retain(|a| !leaving.contains(a));
+            for old in std::mem::take(&mut m.leaving) {
+                let at = m.facts.addresses.iter().position(|a| *a == old);
+                at.map(|at| m.facts.addresses.remove(at));
+            }
             m.log.push("old addresses gone".to_owned());
         }
         true

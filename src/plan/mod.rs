@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::error::Invalid;
+use crate::facts::Facts;
 use crate::observation::Observation;
 use crate::scalar::Id;
 use crate::state::NetworkState;
@@ -43,6 +46,8 @@ pub struct Plan {
     pub expect: NetworkState,
     /// Addresses that go: as long as one is there, the old way out may still answer a probe.
     pub goes: Vec<(String, std::net::IpAddr)>,
+    /// Addresses that come before the others of their subnet, where another one was the first: on its way there the kernel may flush all.
+    pub leads: Vec<(String, IpNet)>,
     /// How long the node may take to become that, where it is longer than usual.
     pub patience: Duration,
     /// Virtual functions whose interfaces must appear: card and number.
@@ -173,6 +178,11 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
         .iter()
         .flat_map(|step| addresses_that_go(step, seen))
         .collect();
+    let leads = steps
+        .save
+        .iter()
+        .flat_map(|step| addresses_that_lead(step, &seen.facts))
+        .collect();
     let coming_vfs = coming_vfs(&resolved.state, &steps.deactivate, seen);
     Ok(Plan {
         waves: steps.into_waves(),
@@ -181,6 +191,7 @@ fn decide(desired: &NetworkState, seen: &Observation, options: Options) -> Resul
         warnings,
         expect: resolved.state,
         goes,
+        leads,
         patience: vf_patience(coming_vfs.len()),
         coming_vfs,
         more: false,
@@ -213,13 +224,7 @@ fn addresses_that_go(step: &Step, seen: &Observation) -> Vec<(String, std::net::
         if matches!(profile.str(section, "method"), Some("auto" | "dhcp")) {
             continue;
         }
-        let kept = |ip: &std::net::IpAddr| {
-            let text = crate::profile::Value::Str(ip.to_string());
-            profile
-                .dicts(section, "address-data")
-                .iter()
-                .any(|d| d.get("address") == Some(&text))
-        };
+        let kept = |ip: &std::net::IpAddr| profile.addresses(section).any(|net| net.addr() == *ip);
         let listed = ip.iter().flat_map(|ip| ip.address.iter().flatten());
         let there = listed.filter(|a| !a.is_foreign()).map(|a| a.ip);
         goes.extend(
@@ -229,6 +234,26 @@ fn addresses_that_go(step: &Step, seen: &Observation) -> Vec<(String, std::net::
         );
     }
     goes
+}
+
+/// IPv4 addresses that become the first of their subnet (without `IFA_F_SECONDARY`) where another one is it now.
+fn addresses_that_lead(step: &Step, facts: &Facts) -> Vec<(String, IpNet)> {
+    let Step::Save { iface, profile, .. } = step else {
+        return vec![];
+    };
+    let mut first: Vec<IpNet> = vec![];
+    for net in profile.addresses("ipv4") {
+        if !first.iter().any(|other| other.trunc() == net.trunc()) {
+            first.push(net);
+        }
+    }
+    let changes = |net: &IpNet| {
+        facts
+            .first_address(&iface.name, net)
+            .is_some_and(|now| now != net.addr())
+    };
+    let leads = first.into_iter().filter(changes);
+    leads.map(|net| (iface.name.clone(), net)).collect()
 }
 
 /// Loopback and link-local addresses come and go with the link.

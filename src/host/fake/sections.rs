@@ -1,11 +1,11 @@
 //! What NetworkManager does to addresses, routes, rules and DNS of the small machine.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Machine;
 use crate::facts::{Active, Address, Route, Rule, SavedProfile};
-use crate::profile::{Profile, Value};
+use crate::profile::Profile;
 use crate::scalar::Id;
 use crate::state::dns::of_profiles;
 use crate::state::route::{self, RouteType};
@@ -52,15 +52,18 @@ impl Machine {
     /// The kernel gives `lo` its addresses whatever else is configured.
     pub(super) fn own_addresses(&mut self, iface: &str) {
         let index = self.facts.link(iface).filter(|l| l.arphrd == 772).map(|l| l.index);
-        let own = [("127.0.0.1", 8), ("::1", 128)];
+        let own = [
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), 8),
+            (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+        ];
         if let Some(index) = index.filter(|i| self.facts.addresses_of(*i).is_empty()) {
             own.into_iter()
                 .for_each(|(ip, prefix)| self.address(index, ip, prefix, false));
         }
     }
 
-    fn address(&mut self, link: u32, ip: &str, prefix: u8, dynamic: bool) {
-        self.facts.addresses.extend(ip.parse::<IpAddr>().map(|ip| Address {
+    fn address(&mut self, link: u32, ip: IpAddr, prefix: u8, dynamic: bool) {
+        self.facts.addresses.push(Address {
             link,
             ip,
             prefix,
@@ -69,7 +72,7 @@ impl Machine {
             preferred: dynamic.then_some(3600),
             protocol: 0,
             duplicate: false,
-        }));
+        });
     }
 
     /// A full activation takes the device down first: everything on it goes.
@@ -88,18 +91,16 @@ impl Machine {
             self.facts.addresses.retain(|a| !goes(a));
         }
         for section in ["ipv4", "ipv6"] {
-            for d in profile.dicts(section, "address-data") {
-                if let (Some(Value::Str(ip)), Some(Value::U32(prefix))) = (d.get("address"), d.get("prefix")) {
-                    self.address(index, ip, u8::try_from(*prefix).unwrap_or(0), false);
-                }
-            }
+            profile
+                .addresses(section)
+                .for_each(|net| self.address(index, net.addr(), net.prefix_len(), false));
         }
         let lease = self
             .leases
             .get(iface)
             .filter(|_| profile.str("ipv4", "method") == Some("auto"));
         if let Some((ip, prefix)) = lease.copied() {
-            self.address(index, &ip.to_string(), prefix, true);
+            self.address(index, ip, prefix, true);
         }
     }
 
