@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::HostError;
 use crate::host::kept::{Before, Written};
 use crate::host::live::LiveHost;
+use crate::host::provisional::Provisional;
 use crate::host::{Checkpoint, Host};
 use crate::nm::checkpoint;
 use crate::observation::Observation;
@@ -91,6 +92,9 @@ pub struct Entry {
     /// The checkpoint is left in force on purpose (`apply --no-commit`): a person decides.
     #[serde(default)]
     pub held: bool,
+    /// What is to go to disk once that person has decided.
+    #[serde(default)]
+    pub provisional: Provisional,
 }
 
 fn boot_id() -> String {
@@ -111,12 +115,17 @@ impl Entry {
             boot_id: boot_id(),
             policy: String::new(),
             held: false,
+            provisional: Provisional::default(),
         }
     }
 
     /// The same, left in force on purpose.
-    pub fn held(self) -> Self {
-        Entry { held: true, ..self }
+    pub fn held(self, provisional: Provisional) -> Self {
+        Entry {
+            held: true,
+            provisional,
+            ..self
+        }
     }
 }
 

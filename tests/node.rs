@@ -696,6 +696,73 @@ fn what_waits_for_its_commit_can_be_undone_after_another_apply_was_refused() {
     assert!(!link().contains("port-seven-of-the-rack"), "{}", link());
 }
 
+#[test]
+fn what_waits_for_its_commit_is_not_on_disk_yet() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::up(&["--mgmt-profile"]);
+    let bridge =
+        |name: &str, mtu: u16| format!("- {{name: {name}, type: linux-bridge, mtu: {mtu}, bridge: {{port: []}}}}\n");
+    let out = node.apply(
+        &format!("interfaces:\n{}{}", bridge("br0", 1400), bridge("br1", 1400)),
+        &[],
+    );
+    assert!(out.status.success(), "{}", said(&out));
+    let before = node.profiles();
+    let wish = format!(
+        "interfaces:\n- {{name: br0, type: linux-bridge, state: absent}}\n{}{}",
+        bridge("br1", 1300),
+        bridge("br2", 1400)
+    );
+    let held = || {
+        let out = node.apply(&wish, &["--no-commit", "--timeout", "60"]);
+        assert!(out.status.success(), "{}", said(&out));
+        assert_eq!(node.profiles(), before, "nothing is on disk yet");
+    };
+    let decide = |verb: &str| {
+        let mut decide = node.command(NETWRIGHT, &[verb, "--state-dir"]);
+        must(decide.arg(node.dir.0.join("state")))
+    };
+    let links = || node.ip(&["-br", "link"]);
+    let shadows = || must(&mut node.command("ls", &["/run/NetworkManager/system-connections"]));
+
+    held();
+    decide("rollback");
+    assert!(links().contains("br0") && !links().contains("br2"), "{}", links());
+    assert_eq!(node.profiles(), before);
+
+    held();
+    node.bed_verb("power-cut", &[]);
+    common::wait_for(
+        "all comes up",
+        Duration::from_secs(10),
+        || links().contains("br0"),
+        links,
+    );
+    assert!(!links().contains("br2"), "{}", links());
+
+    held();
+    decide("commit");
+    let after = node.profiles();
+    let named = |name: &str| {
+        after
+            .values()
+            .any(|text| text.contains(&format!("interface-name={name}\n")))
+    };
+    assert!(!named("br0") && named("br1") && named("br2"), "{after:?}");
+    assert!(after.values().any(|text| text.contains("mtu=1300")), "{after:?}");
+    assert!(!shadows().contains("br"), "{}", shadows());
+    node.bed_verb("power-cut", &[]);
+    common::wait_for(
+        "all comes up",
+        Duration::from_secs(10),
+        || links().contains("br2"),
+        links,
+    );
+    assert!(!links().contains("br0"), "{}", links());
+}
+
 /// Its address alone leads nowhere.
 #[test]
 fn a_link_local_name_server_is_asked_by_its_interface() {

@@ -41,7 +41,7 @@ pub struct How {
     /// Do not ask gateway and DNS whether the node still reaches them. Implied when called as nmstatectl.
     #[arg(long)]
     no_probes: bool,
-    /// Leave the checkpoint in force: `commit` keeps the changes, `rollback` or the end of --timeout undoes them.
+    /// Leave the checkpoint in force: `commit` keeps the changes and brings them to disk, `rollback`, the end of --timeout or a reboot undoes them.
     #[arg(long)]
     no_commit: bool,
     /// Seconds until an uncommitted change is undone.

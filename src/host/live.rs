@@ -676,16 +676,23 @@ impl Host for LiveHost {
     }
 
     async fn hold(&self, at: &Checkpoint, ttl: Duration) -> Result<(), HostError> {
-        self.persist().await?;
-        // tells the next start that this checkpoint is no leftover of a crash
-        if let Some(journal) = &self.journal {
-            journal.write(&self.entry(Phase::Commit, Some(&at.path)).held())?;
+        match &self.journal {
+            // tells the next start that this checkpoint is no leftover of a crash
+            Some(journal) => {
+                let provisional = self.undo().provisional.take().unwrap_or_default();
+                journal.write(&self.entry(Phase::Commit, Some(&at.path)).held(provisional))?;
+            }
+            None => self.persist().await?,
         }
         self.undo().checkpoint = None;
         checkpoint::extend(&self.nm, &at.path, ttl).await
     }
 
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
+        let held = self.journal.as_ref().and_then(Journal::read).filter(|e| e.held);
+        if let Some(entry) = held {
+            self.undo().provisional = Some(entry.provisional);
+        }
         self.note(Phase::Commit, Some(&at.path))?;
         self.persist().await?;
         checkpoint::destroy(&self.nm, &at.path).await?;

@@ -12,7 +12,7 @@ mod files;
 mod foreign;
 pub mod kept;
 pub mod live;
-mod provisional;
+pub mod provisional;
 pub mod restore;
 
 /// A checkpoint that is under our control.

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::facts::{Facts, SavedProfile};
 use crate::profile::Profile;
 
 /// A profile that is as yet in memory only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// Interface it belongs to.
     pub label: String,
@@ -16,7 +18,7 @@ pub struct Pending {
 }
 
 /// What NetworkManager holds in memory and is to write to disk, or to delete there, when the change is kept. By `connection.uuid`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provisional {
     saved: BTreeMap<String, Pending>,
     forgotten: BTreeMap<String, Pending>,
