@@ -2,13 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
+use crate::host::files;
 use crate::host::kept::{Before, Written};
 use crate::host::live::LiveHost;
 use crate::host::provisional::Provisional;
@@ -20,18 +20,6 @@ use crate::transaction::Phase;
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {
     HostError::Other(format!("{what} {}: {e}", path.display()))
-}
-
-/// Writes a file that only root can read, whole or not at all; a durable one survives a power cut.
-pub fn put(path: &Path, text: &str, durable: bool) -> std::io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut open = OpenOptions::new();
-    let mut file = open.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    if durable {
-        file.sync_data()?;
-    }
-    fs::rename(&fresh, path)
 }
 
 /// One transaction at a time on a node: held as long as the value lives.
@@ -162,9 +150,10 @@ impl Journal {
         name.clone_into(&mut self.policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
-    /// Writes an entry. It survives a power cut from the moment when the node may differ, and wherever there is something to undo by hand.
+    /// Writes an entry. It survives a power cut from the moment when the node may differ, once all is proven (an earlier entry would have
+    /// undone what was kept), and wherever there is something to undo by hand.
     pub fn write(&self, entry: &Entry) -> Result<(), HostError> {
-        let durable = entry.phase == Phase::Execute || !entry.undo.is_empty();
+        let durable = matches!(entry.phase, Phase::Execute | Phase::Commit) || !entry.undo.is_empty();
         let policy = self
             .policy
             .lock()
@@ -175,7 +164,7 @@ impl Journal {
             ..entry.clone()
         })
         .map_err(|e| HostError::Other(e.to_string()))?;
-        put(&self.path, &text, durable).map_err(|e| failed("writing", &self.path, &e))
+        files::write(&self.path, &text, 0o600, durable).map_err(|e| failed("writing", &self.path, &e))
     }
 
     fn kept(&self) -> PathBuf {
@@ -186,7 +175,7 @@ impl Journal {
     pub fn keep(&self, before: &Observation) -> Result<(), HostError> {
         let text = serde_json::to_string(&Before::of(before)).map_err(|e| HostError::Other(e.to_string()))?;
         let path = self.kept();
-        put(&path, &text, true).map_err(|e| failed("writing", &path, &e))
+        files::write(&path, &text, 0o600, true).map_err(|e| failed("writing", &path, &e))
     }
 
     /// What the node was before the change under way; None where it is not known.

@@ -460,10 +460,9 @@ fn moving(node: &Node, yaml: &str) -> std::process::Child {
         .stdout(Stdio::null())
         .spawn()
         .expect("netwright starts");
-    let limit = Instant::now() + Duration::from_secs(10);
-    while !node.ip(&["-br", "addr", "show", "mgmt0"]).contains("10.98.0.2") {
-        assert!(Instant::now() < limit, "the change never came");
-    }
+    let addresses = || node.ip(&["-br", "addr", "show", "mgmt0"]);
+    let moved = || addresses().contains("10.98.0.2");
+    common::wait_for("the address changes", Duration::from_secs(30), moved, addresses);
     child
 }
 

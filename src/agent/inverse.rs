@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::Invalid;
-use crate::journal;
+use crate::host::files;
 use crate::state::{HIDDEN, NetworkState};
 
 /// `<state-dir>/inverse/<policy>.json`.
@@ -46,8 +46,7 @@ impl Inverses {
     /// Keeps it where nothing is published.
     pub fn keep_whole(&self, policy: &str, inverse: &NetworkState) -> std::io::Result<()> {
         let whole = inverse.to_json();
-        fs::create_dir_all(&self.dir)?;
-        journal::put(&self.file(policy), &whole.to_string(), true)
+        files::write(&self.file(policy), &whole.to_string(), 0o600, true)
     }
 
     /// The document behind what is published; a fault where its secrets are not known.

@@ -21,6 +21,7 @@ use crate::api::nncp::{Mode, NodeNetworkConfigurationPolicySpec, OnDelete};
 use crate::capture::{self, Captured};
 use crate::error::Invalid;
 use crate::host::Host;
+use crate::host::files;
 use crate::host::live::LiveHost;
 use crate::journal::Recovered;
 use crate::metrics;
@@ -159,7 +160,7 @@ impl Agent<'_> {
         if let Ok(mut seen) = self.host.observe().await {
             metrics::agent().networkmanager(&seen.facts.nm_version);
             seen.state.hide_secrets();
-            write(&config.run_dir.join("state.yaml"), &seen.state)?;
+            show(&config.run_dir.join("state.yaml"), &seen.state)?;
         }
         Ok(())
     }
@@ -308,7 +309,7 @@ impl Agent<'_> {
             };
             status.desired_state = Some(json);
             match &captured {
-                Some(found) => write(&kept, found)?,
+                Some(found) => files::write(&kept, &yaml::write(found), 0o600, true)?,
                 None => remove(&kept)?,
             }
             status.captured_states = captured;
@@ -497,10 +498,8 @@ fn publish(config: &Config, name: &str, status: &mut Status, how: &Enacting) -> 
         let differences = status.drift.as_ref().map_or(&[][..], |d| &d.differences);
         status.conditions.push(condition::drifted(differences, &before, &now));
     }
-    write(
-        &path,
-        &json!({"metadata": {"name": format!("{}.{name}", config.node_name)}, "status": status}),
-    )
+    let enactment = json!({"metadata": {"name": format!("{}.{name}", config.node_name)}, "status": status});
+    Ok(show(&path, &enactment)?)
 }
 
 fn enactment_file(config: &Config, name: &str) -> PathBuf {
@@ -540,12 +539,9 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// All or nothing: a reader never sees half a file.
-fn write<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, yaml::write(value))?;
-    std::fs::rename(&fresh, path)?;
-    Ok(())
+/// For everybody to read, until the next start.
+fn show<T: Serialize>(path: &Path, value: &T) -> std::io::Result<()> {
+    files::write(path, &yaml::write(value), 0o644, false)
 }
 
 /// What `kubectl get nnce` would print.

@@ -41,23 +41,34 @@ pub fn put(path: &str, content: Option<&str>, mode: u32) -> Result<(), HostError
             _ => Ok(()),
         };
     };
-    let write = || -> std::io::Result<()> {
-        let path = Path::new(path);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let fresh = path.with_extension("netwright-new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&fresh)?;
-        file.write_all(content.as_bytes())?;
-        // the mode at creation is cut by the umask
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
+    let write = write(Path::new(path), content, mode, true);
+    write.map_err(|e| failed("writing", e))
+}
+
+/// Writes a file with these permissions, whole or not at all, and its folder where that lacks. A durable one survives a power cut from here on.
+pub fn write(path: &Path, content: &str, mode: u32, durable: bool) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let fresh = path.with_extension("netwright-new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&fresh)?;
+    file.write_all(content.as_bytes())?;
+    // the mode at creation is cut by the umask
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    if durable {
         file.sync_data()?;
-        fs::rename(&fresh, path)
-    };
-    write().map_err(|e| failed("writing", e))
+    }
+    fs::rename(&fresh, path)?;
+    if durable {
+        // its new name is in the folder (fsync(2)); a file system that cannot do that says EINVAL
+        match fs::File::open(folder)?.sync_all() {
+            Err(e) if e.kind() != std::io::ErrorKind::InvalidInput => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use crate::observation::Observation;
 use crate::step::Step;
 
 pub mod fake;
-mod files;
+pub mod files;
 mod foreign;
 pub mod kept;
 pub mod live;
