@@ -724,6 +724,11 @@ fn what_waits_for_its_commit_is_not_on_disk_yet() {
         must(decide.arg(node.dir.0.join("state")))
     };
     let links = || node.ip(&["-br", "link"]);
+    let comes_up_with = |name: &str| {
+        node.bed_verb("power-cut", &[]);
+        let there = || links().contains(name);
+        common::wait_for("all comes up", Duration::from_secs(10), there, links);
+    };
     let shadows = || must(&mut node.command("ls", &["/run/NetworkManager/system-connections"]));
 
     held();
@@ -732,13 +737,7 @@ fn what_waits_for_its_commit_is_not_on_disk_yet() {
     assert_eq!(node.profiles(), before);
 
     held();
-    node.bed_verb("power-cut", &[]);
-    common::wait_for(
-        "all comes up",
-        Duration::from_secs(10),
-        || links().contains("br0"),
-        links,
-    );
+    comes_up_with("br0");
     assert!(!links().contains("br2"), "{}", links());
 
     held();
@@ -752,13 +751,7 @@ fn what_waits_for_its_commit_is_not_on_disk_yet() {
     assert!(!named("br0") && named("br1") && named("br2"), "{after:?}");
     assert!(after.values().any(|text| text.contains("mtu=1300")), "{after:?}");
     assert!(!shadows().contains("br"), "{}", shadows());
-    node.bed_verb("power-cut", &[]);
-    common::wait_for(
-        "all comes up",
-        Duration::from_secs(10),
-        || links().contains("br2"),
-        links,
-    );
+    comes_up_with("br2");
     assert!(!links().contains("br0"), "{}", links());
 }
 
