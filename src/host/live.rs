@@ -689,9 +689,10 @@ impl Host for LiveHost {
     }
 
     async fn commit(&self, at: &Checkpoint) -> Result<(), HostError> {
-        let held = self.journal.as_ref().and_then(Journal::read).filter(|e| e.held);
-        if let Some(entry) = held {
-            self.undo().provisional = Some(entry.provisional);
+        // another process has left it to us
+        if self.undo().provisional.is_none() {
+            let held = self.journal.as_ref().and_then(Journal::read).filter(|e| e.held);
+            self.undo().provisional = held.map(|entry| entry.provisional);
         }
         self.note(Phase::Commit, Some(&at.path))?;
         self.persist().await?;
