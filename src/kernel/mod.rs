@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use futures::{Stream, StreamExt, pin_mut};
 use ipnet::IpNet;
@@ -15,6 +16,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::sync::watch;
 use tracing::debug;
@@ -341,7 +344,32 @@ fn vlan_filtering(facts: &Facts) -> Option<bool> {
     bridges
         .next()
         .map(|info| info.iter().any(|i| matches!(i, InfoBridge::VlanDefaultPvid(_))))
-        .or_else(sysfs::vlan_filtering)
+        .or_else(answers_for_bridge_vlans)
+}
+
+/// Without a bridge to ask: a kernel built with VLAN filtering (br_vlan.c) answers RTM_GETVLAN, of Linux 5.6, even where there
+/// is no bridge. The code of a bridge module that is not loaded yet cannot answer.
+fn answers_for_bridge_vlans() -> Option<bool> {
+    const GETVLAN: u16 = 114;
+    const REQUEST_AND_DUMP: u16 = 0x301;
+    const ERROR: u16 = 2;
+    const EOPNOTSUPP: i32 = -95;
+    // struct nlmsghdr and struct br_vlan_msg
+    let mut request = [0; 24];
+    request[..4].copy_from_slice(&24_u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&GETVLAN.to_ne_bytes());
+    request[6..8].copy_from_slice(&REQUEST_AND_DUMP.to_ne_bytes());
+    request[16] = u8::from(AddressFamily::Bridge);
+    let socket = Socket::new(NETLINK_ROUTE).ok()?;
+    socket.set_non_blocking(true).ok()?;
+    socket.send_to(&request, &SocketAddr::new(0, 0), 0).ok()?;
+    let (answer, _) = socket.recv_from_full().ok()?;
+    let error = || Some(i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?));
+    match answer.get(4..6)? {
+        kind if kind != ERROR.to_ne_bytes() => Some(true),
+        _ if error() == Some(EOPNOTSUPP) => Path::new("/sys/module/bridge").exists().then_some(false),
+        _ => None,
+    }
 }
 
 fn address(message: AddressMessage) -> Option<Address> {

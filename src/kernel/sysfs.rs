@@ -56,14 +56,3 @@ fn virtual_interfaces(device: &str, sriov: &mut Sriov) {
     }
     sriov.vfs.sort_by_key(|v| v.id);
 }
-
-/// Without a bridge to ask: the kernel's symbols, read once. A bridge module that is not loaded yet has none.
-pub fn vlan_filtering() -> Option<bool> {
-    static SYMBOLS: std::sync::OnceLock<Option<bool>> = std::sync::OnceLock::new();
-    *SYMBOLS.get_or_init(|| {
-        let symbols = fs::read("/proc/kallsyms").ok()?;
-        let has = |name: &str| symbols.windows(name.len()).any(|w| w == name.as_bytes());
-        // net/bridge/br_device.c, and br_vlan.c which is built with CONFIG_BRIDGE_VLAN_FILTERING only
-        has(" br_dev_setup").then(|| has(" nbp_vlan_init"))
-    })
-}
