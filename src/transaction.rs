@@ -194,9 +194,10 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
     };
     report.outcome = match decide(host, desired, options, &mut report).await {
         Err(outcome) => outcome,
-        Ok(plan) if plan.is_empty() => Outcome::Unchanged,
-        Ok(mut plan) => {
-            let baseline = prober.baseline(&Eyes(host)).await;
+        Ok((plan, _)) if plan.is_empty() => Outcome::Unchanged,
+        Ok((mut plan, facts)) => {
+            let baseline = prober.baseline(&facts).await;
+            drop(facts);
             report.probes = baseline.results();
             match take_checkpoint(host, baseline.budget() + plan.patience, options).await {
                 Err(e) => Outcome::Failed {
@@ -240,12 +241,13 @@ pub async fn run<H: Host>(host: &H, prober: &Prober, desired: &NetworkState, opt
     report
 }
 
+/// The plan, and what the node was like when it was made.
 async fn decide<H: Host>(
     host: &H,
     desired: &NetworkState,
     options: &Options,
     report: &mut Report,
-) -> Result<Plan, Outcome> {
+) -> Result<(Plan, Facts), Outcome> {
     let seen = metrics::agent().during(Phase::Observe, host.observe()).await;
     let seen = seen.map_err(|e| Outcome::Failed {
         phase: Phase::Observe,
@@ -269,7 +271,7 @@ async fn decide<H: Host>(
     );
     report.plan = if plan.is_empty() { vec![] } else { plan.lines.clone() };
     report.warnings.clone_from(&plan.warnings);
-    Ok(plan)
+    Ok((plan, seen.facts))
 }
 
 async fn take_checkpoint<H: Host>(host: &H, budget: Duration, options: &Options) -> Result<Checkpoint, HostError> {
@@ -291,7 +293,7 @@ async fn attempt<H: Host>(
     checkpoint: &Checkpoint,
     report: &mut Report,
 ) -> Result<(), Setback> {
-    carry_out(host, plan, options).await?;
+    let mut seen = carry_out(host, plan, options).await?;
     while plan.more {
         let rest = plan_rest(host, desired, options).await?;
         report.plan.extend(rest.lines.iter().cloned());
@@ -301,13 +303,13 @@ async fn attempt<H: Host>(
             .map_err(|e| Setback::at(Phase::Execute, &e))?;
         let touched = std::mem::replace(plan, rest).touched;
         plan.touched.extend(touched);
-        carry_out(host, plan, options).await?;
+        seen = carry_out(host, plan, options).await?;
     }
     host.extend(checkpoint, baseline.budget() + MARGIN)
         .await
         .map_err(|e| Setback::at(Phase::Verify, &e))?;
     let eyes = Eyes(host);
-    let proof = prober.prove(baseline, &plan.touched, &eyes, Round::After);
+    let proof = prober.prove(baseline, &plan.touched, &eyes, seen, Round::After);
     let proof = metrics::agent().during(Phase::Probe, proof).await;
     report.probes = proof.map_err(|f| Setback {
         phase: Phase::Probe,
@@ -331,8 +333,8 @@ async fn attempt<H: Host>(
     kept.map_err(|e| Setback::at(Phase::Commit, &e))
 }
 
-/// Executes one plan and waits until the node is what it promised.
-async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<(), Setback> {
+/// Executes one plan and waits until the node is what it promised: as it was seen then.
+async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<Option<Facts>, Setback> {
     let executing = metrics::agent().phase(Phase::Execute);
     for wave in &plan.waves {
         host.execute(wave).await.map_err(|e| Setback::at(Phase::Execute, &e))?;
@@ -345,13 +347,14 @@ async fn carry_out<H: Host>(host: &H, plan: &Plan, options: &Options) -> Result<
         plan.waves.iter().map(Vec::len).sum::<usize>()
     );
     // what comes next stands on it, so it is waited for in any case
-    if !options.no_verify || plan.more {
-        metrics::agent()
-            .during(Phase::Verify, settle(host, plan, &options.policy))
-            .await?;
-        info!(policy = options.policy, phase = "verify", "as asked for");
+    if options.no_verify && !plan.more {
+        return Ok(None);
     }
-    Ok(())
+    let seen = metrics::agent()
+        .during(Phase::Verify, settle(host, plan, &options.policy))
+        .await?;
+    info!(policy = options.policy, phase = "verify", "as asked for");
+    Ok(Some(seen))
 }
 
 /// What of the wish could not be planned before the first plan had made what it names.
@@ -362,7 +365,7 @@ async fn plan_rest<H: Host>(host: &H, desired: &NetworkState, options: &Options)
 }
 
 /// Waits by events until the node is what was asked for. A device that failed for good ends the wait.
-async fn settle<H: Host>(host: &H, plan: &Plan, policy: &str) -> Result<(), Setback> {
+async fn settle<H: Host>(host: &H, plan: &Plan, policy: &str) -> Result<Facts, Setback> {
     let begin = Instant::now();
     let mut last_change = begin;
     let mut told_again = 0;
@@ -378,7 +381,7 @@ async fn settle<H: Host>(host: &H, plan: &Plan, policy: &str) -> Result<(), Setb
         let unheard = unheard(plan, &seen.facts);
         let calm = at_rest(plan, &seen.facts);
         if missing.is_empty() && unheard.is_empty() && (calm || quiet >= LINGER || late) {
-            return Ok(());
+            return Ok(seen.facts);
         }
         if let Some(again) = renamed(plan).filter(|_| missing.iter().any(|d| d.path == "hostname.running")) {
             let done = host.execute(std::slice::from_ref(again)).await;
@@ -610,7 +613,7 @@ async fn roll_back<H: Host>(
     }
     report.probes = probes;
     let eyes = Eyes(host);
-    let proof = prober.prove(baseline, &plan.touched, &eyes, Round::Rollback);
+    let proof = prober.prove(baseline, &plan.touched, &eyes, None, Round::Rollback);
     let again = tokio::time::timeout(AFTER_ROLLBACK, proof).await;
     match again {
         Ok(Ok(_)) => info!(policy = options.policy, phase = "rollback", "the probes pass again"),

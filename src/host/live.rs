@@ -343,26 +343,21 @@ impl LiveHost {
 
     /// The profiles of this wave that NetworkManager starts by itself, after their controllers: anew since the last observation.
     async fn followers(&self, wave: &[Step]) -> HashSet<String> {
-        let mut waiting: Vec<(&str, Option<String>)> = vec![];
-        for step in wave {
-            if let Step::Activate {
-                iface,
-                uuid,
-                follows: true,
-            } = step
-            {
-                let before = self.known().active.get(iface).map(|a| a.path.clone());
-                waiting.push((uuid, before));
-            }
-        }
+        let follows = |step: &Step| match step {
+            Step::Activate {
+                uuid, follows: true, ..
+            } => Some(uuid.clone()),
+            _ => None,
+        };
+        let mut waiting: HashSet<String> = wave.iter().filter_map(follows).collect();
+        let mut met: HashSet<String> = self.known().active.values().map(|a| a.path.clone()).collect();
         let mut begun = HashSet::new();
         let begin = Instant::now();
         while !waiting.is_empty() && begin.elapsed() < FOLLOW {
-            let Ok(active) = self.nm.active().await else { break };
-            waiting.retain(|(uuid, before)| match active.get(*uuid) {
-                Some(path) if Some(path) != before.as_ref() => !begun.insert((*uuid).to_owned()),
-                _ => true,
-            });
+            let Ok(activated) = self.nm.activated(&mut met).await else {
+                break;
+            };
+            begun.extend(activated.iter().filter_map(|uuid| waiting.take(uuid)));
             if !waiting.is_empty() {
                 tokio::time::sleep(FOLLOW / 20).await;
             }

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::debug;
 use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, DBusError, ObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, DBusError, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::error::{ErrorKind, HostError};
 use crate::facts::{Active, Device, Dns, Facts, GlobalDns, SavedProfile};
@@ -24,7 +24,7 @@ pub mod keyfile;
 mod monitor;
 pub mod proxy;
 
-use proxy::{ConnectionProxy, DeviceProxy, ManagerProxy, SettingsManagerProxy};
+use proxy::{ActiveConnectionProxy, ConnectionProxy, DeviceProxy, ManagerProxy, SettingsManagerProxy};
 
 const SERVICE: &str = "org.freedesktop.NetworkManager";
 /// Settings that hold secrets and that we write.
@@ -249,6 +249,43 @@ impl NetworkManager {
             }
         }
         Ok(active)
+    }
+
+    /// The profiles (uuid) that have become active or are on their way up, but for the active connections (paths) of `met`; those
+    /// asked are met from then on. Costs little where little is new, whatever the size of the node.
+    pub async fn activated(&self, met: &mut HashSet<String>) -> Result<Vec<String>, HostError> {
+        let manager = self.manager().await?;
+        let all = call("ActiveConnections", manager.active_connections()).await;
+        let all = all.map_err(failed("reading what is active"))?;
+        let mut activated = vec![];
+        for at in all
+            .into_iter()
+            .filter(|at| !met.contains(at.as_str()))
+            .collect::<Vec<_>>()
+        {
+            match self.is_active(&at).await {
+                Ok(None) => continue,
+                Ok(Some((uuid, true))) => activated.push(uuid),
+                Ok(Some((_, false))) => {}
+                Err(e) if is_gone(&e) => {}
+                Err(e) => return Err(failed("reading what is active")(e)),
+            }
+            met.insert(at.to_string());
+        }
+        Ok(activated)
+    }
+
+    /// The profile's uuid, and whether it is up or on its way (NM_ACTIVE_CONNECTION_STATE 1 and 2); None where it has no state yet.
+    async fn is_active(&self, at: &OwnedObjectPath) -> zbus::Result<Option<(String, bool)>> {
+        let active = ActiveConnectionProxy::builder(&self.bus)
+            .path(at.clone())
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        match active.state().await? {
+            0 => Ok(None),
+            state => Ok(Some((active.uuid().await?, matches!(state, 1 | 2)))),
+        }
     }
 
     async fn objects(&self) -> Result<ManagedObjects, HostError> {

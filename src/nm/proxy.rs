@@ -27,6 +27,8 @@ pub trait Manager {
     fn checkpoint_rollback(&self, checkpoint: &ObjectPath<'_>) -> zbus::Result<HashMap<String, u32>>;
     fn checkpoint_adjust_rollback_timeout(&self, checkpoint: &ObjectPath<'_>, add: u32) -> zbus::Result<()>;
     #[zbus(property)]
+    fn active_connections(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
+    #[zbus(property)]
     fn checkpoints(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
     #[zbus(property)]
     fn set_global_dns_configuration(&self, value: HashMap<String, Variant<'_>>) -> zbus::Result<()>;
@@ -71,4 +73,15 @@ pub trait Device {
     fn reapply(&self, settings: Settings<'_>, version: u64, flags: u32) -> zbus::Result<()>;
     fn disconnect(&self) -> zbus::Result<()>;
     fn delete(&self) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.NetworkManager.Connection.Active",
+    default_service = "org.freedesktop.NetworkManager"
+)]
+pub trait ActiveConnection {
+    #[zbus(property)]
+    fn uuid(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<u32>;
 }

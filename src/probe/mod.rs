@@ -82,10 +82,11 @@ struct Shared<'a, L> {
 }
 
 impl<'a, L> Shared<'a, L> {
-    fn new(look: &'a L) -> Self {
+    fn new(look: &'a L, just_seen: Option<Facts>) -> Self {
+        let last = just_seen.map(|facts| (Instant::now(), facts));
         Shared {
             look,
-            last: tokio::sync::Mutex::default(),
+            last: tokio::sync::Mutex::new(last),
         }
     }
 }
@@ -230,18 +231,12 @@ impl Prober {
         Ok(())
     }
 
-    /// One short round of all, before the change: decides which count.
-    pub async fn baseline<L: Look>(&self, look: &L) -> Baseline {
-        if self.specs.is_empty() {
-            return Baseline::default();
-        }
-        let Ok(facts) = look.facts().await else {
-            return Baseline::default();
-        };
+    /// One short round of all, before the change, on a node that was just seen like this: decides which count.
+    pub async fn baseline(&self, facts: &Facts) -> Baseline {
         let rounds = self.specs.iter().map(|spec| async {
             let begin = Instant::now();
             let counted = metrics::agent().probe(&spec.name, Round::Before);
-            let said = self.round(spec, &facts).await;
+            let said = self.round(spec, facts).await;
             counted.done(said.is_ok());
             ProbeResult {
                 name: spec.name.clone(),
@@ -260,20 +255,22 @@ impl Prober {
                 .filter(|s| s.required || passed(&s.name))
                 .cloned()
                 .collect(),
-            gateways: hope::gateways(&facts).into_iter().map(|g| g.ip).collect(),
+            gateways: hope::gateways(facts).into_iter().map(|g| g.ip).collect(),
             results,
         }
     }
 
-    /// All counting probes at once, again and again until they pass; the first that has failed for good ends it. `round` is for the metrics.
+    /// All counting probes at once, again and again until they pass; the first that has failed for good ends it. Who has looked at
+    /// the node this moment says what was seen. `round` is for the metrics.
     pub async fn prove<L: Look>(
         &self,
         baseline: &Baseline,
         touched: &[String],
         look: &L,
+        just_seen: Option<Facts>,
         round: Round,
     ) -> Result<Vec<ProbeResult>, ProbeFailure> {
-        let look = &Shared::new(look);
+        let look = &Shared::new(look, just_seen);
         let mut results = baseline.results();
         let mut running: FuturesUnordered<_> = baseline
             .counting
@@ -399,10 +396,16 @@ mod tests {
         let prober = Prober::none().with_overrides(&all).unwrap();
         let node = Counting(0.into());
         prober
-            .prove(&prober.baseline(&node).await, &[], &node, Round::After)
+            .prove(
+                &prober.baseline(&Facts::default()).await,
+                &[],
+                &node,
+                None,
+                Round::After,
+            )
             .await
             .unwrap();
-        assert_eq!(node.0.into_inner(), 2, "one before, one after");
+        assert_eq!(node.0.into_inner(), 1);
     }
 
     fn tcp(name: &str, port: u16, required: Option<bool>) -> ProbeOverride {
@@ -427,13 +430,16 @@ mod tests {
             .with_overrides(&[tcp("open", port, None), tcp("shut", 1, None)])
             .unwrap();
         let node = Node(Facts::default());
-        let baseline = prober.baseline(&node).await;
-        let said = prober.prove(&baseline, &[], &node, Round::After).await.unwrap();
+        let baseline = prober.baseline(&node.0).await;
+        let said = prober.prove(&baseline, &[], &node, None, Round::After).await.unwrap();
         assert_eq!((said[0].after.as_str(), said[1].after.as_str()), ("passed", "skipped"));
 
         let prober = Prober::none().with_overrides(&[tcp("shut", 1, Some(true))]).unwrap();
-        let baseline = prober.baseline(&node).await;
-        let failure = prober.prove(&baseline, &[], &node, Round::After).await.unwrap_err();
+        let baseline = prober.baseline(&node.0).await;
+        let failure = prober
+            .prove(&baseline, &[], &node, None, Round::After)
+            .await
+            .unwrap_err();
         assert!(failure.cause.starts_with("probe shut failed: "), "{}", failure.cause);
     }
 

@@ -216,7 +216,10 @@ def unmet(check):
             return f"$ netwright show\n{why}"
         return None
     command = check["run"]
-    said = sh(command)
+    try:
+        said = sh(command)
+    except Failed as why:
+        return str(why)
     whys = []
     if "is" in check and said.strip() != str(check["is"]).strip():
         whys.append(f"that is not {check['is']!r}")
