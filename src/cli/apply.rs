@@ -136,12 +136,14 @@ pub async fn one(desired: &NetworkState, how: &How) -> anyhow::Result<()> {
 }
 
 fn finish(report: Report, desired: &NetworkState, how: &How) -> anyhow::Result<()> {
-    let before = report.before.unwrap_or_default().running_config();
     for warning in &report.warnings {
         remark!("warning: {warning}");
     }
     match report.outcome {
-        Outcome::Unchanged => remark!("nothing to change"),
+        Outcome::Unchanged => {
+            remark!("nothing to change");
+            return output::print(&NetworkState::default(), false);
+        }
         Outcome::Applied => remark!("applied in {} ms", report.duration.as_millis()),
         Outcome::Refused(fault) => return Err(fault.into()),
         Outcome::Failed { phase, kind, cause } => {
@@ -160,6 +162,7 @@ fn finish(report: Report, desired: &NetworkState, how: &How) -> anyhow::Result<(
     if let Some(path) = &report.held {
         eprintln!("not committed; checkpoint {path}");
     }
+    let before = report.before.unwrap_or_default().running_config();
     let mut changed = diff::differences(desired, &before)?;
     if !how.show_secrets {
         changed.hide_secrets();

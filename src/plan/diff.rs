@@ -12,11 +12,10 @@ use super::resolve::comparable;
 /// What of `new` differs from `old`: each interface with name, type, state and only the properties that change (lists whole),
 /// a new interface as it is written; of the node-wide sections routes and rules one by one, the others whole.
 pub fn differences(new: &NetworkState, old: &NetworkState) -> Result<NetworkState, Invalid> {
-    let (wish, now) = (new.to_json(), old.to_json());
+    let (wish, now) = (new.sections(), old.sections());
     let mut out = Map::new();
-    for (key, value) in wish.as_object().into_iter().flatten() {
+    for (key, value) in &wish {
         let changed = match key.as_str() {
-            "interfaces" => continue,
             "description" => None,
             "routes" | "route-rules" => entries(value, now.get(key)),
             _ => whole(value, now.get(key)),
@@ -37,10 +36,7 @@ pub fn differences(new: &NetworkState, old: &NetworkState) -> Result<NetworkStat
 /// The entry of another document that is about the same interface.
 pub fn counterpart<'a>(wish: &Interface, other: &'a NetworkState) -> Option<&'a Interface> {
     let untyped = matches!(wish.kind.type_name(), "" | "unknown");
-    let same = |i: &&Interface| match untyped {
-        true => i.name() == wish.name(),
-        false => i.id() == wish.id(),
-    };
+    let same = |i: &&Interface| i.name() == wish.name() && (untyped || i.id() == wish.id());
     other.interfaces.iter().find(same)
 }
 

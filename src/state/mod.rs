@@ -203,6 +203,27 @@ impl NetworkState {
         iface::to_value(self)
     }
 
+    /// What is not about one interface, as JSON.
+    pub fn sections(&self) -> Map<String, Value> {
+        let sections = NetworkState {
+            description: self.description.clone(),
+            hostname: self.hostname.clone(),
+            dns_resolver: self.dns_resolver.clone(),
+            route_rules: self.route_rules.clone(),
+            routes: self.routes.clone(),
+            interfaces: vec![],
+            ovs_db: self.ovs_db.clone(),
+            ovn: self.ovn.clone(),
+            replaced: Replaced::default(),
+        };
+        let mut tree = match sections.to_json() {
+            Value::Object(tree) => tree,
+            _ => Map::new(),
+        };
+        tree.remove("interfaces");
+        tree
+    }
+
     /// Renders what the edges saw.
     pub fn from_facts(facts: &Facts) -> Self {
         let links = facts.links.iter().filter(|l| !hidden(l));
