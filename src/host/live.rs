@@ -53,6 +53,14 @@ struct Known {
     active: HashMap<Id, Active>,
 }
 
+impl Known {
+    /// The profiles (uuid) that were active, by the paths of their active connections.
+    fn active_profiles(&self) -> HashMap<String, String> {
+        let active = self.active.values();
+        active.map(|a| (a.path.clone(), a.uuid.clone())).collect()
+    }
+}
+
 /// What puts back what the checkpoint in force does not cover, in the order in which it was done.
 #[derive(Debug, Default)]
 struct Undo {
@@ -252,9 +260,10 @@ impl LiveHost {
         let Some(provisional) = self.undo().provisional.clone() else {
             return Ok(());
         };
-        let active = self.nm.active().await?;
+        let met = self.known().active_profiles();
+        let in_force: HashSet<String> = self.nm.active(&met).await?.into_values().collect();
         let keep = provisional.saved().map(|(uuid, at)| {
-            let in_force = active.contains_key(uuid);
+            let in_force = in_force.contains(uuid);
             self.nm.keep(&at.label, &at.path, in_force)
         });
         let kept = join_all(keep).await;
@@ -350,14 +359,15 @@ impl LiveHost {
             _ => None,
         };
         let mut waiting: HashSet<String> = wave.iter().filter_map(follows).collect();
-        let mut met: HashSet<String> = self.known().active.values().map(|a| a.path.clone()).collect();
+        let before = self.known().active_profiles();
+        let mut met = before.clone();
         let mut begun = HashSet::new();
         let begin = Instant::now();
         while !waiting.is_empty() && begin.elapsed() < FOLLOW {
-            let Ok(activated) = self.nm.activated(&mut met).await else {
-                break;
-            };
-            begun.extend(activated.iter().filter_map(|uuid| waiting.take(uuid)));
+            let Ok(active) = self.nm.active(&met).await else { break };
+            let new = active.iter().filter(|(path, _)| !before.contains_key(*path));
+            begun.extend(new.filter_map(|(_, uuid)| waiting.take(uuid)));
+            met = active;
             if !waiting.is_empty() {
                 tokio::time::sleep(FOLLOW / 20).await;
             }

@@ -236,55 +236,38 @@ impl NetworkManager {
         Ok(())
     }
 
-    /// What is active or on its way up (NM_ACTIVE_CONNECTION_STATE 1 and 2): the path of the active connection by the profile's uuid.
-    pub async fn active(&self) -> Result<HashMap<String, String>, HostError> {
-        let objects = self.objects().await?;
+    /// What is active or on its way up: the profile's uuid by the path of the active connection. Only what is not in `met` is asked for
+    /// it, so that this costs little where little is new, whatever the size of the node.
+    pub async fn active(&self, met: &HashMap<String, String>) -> Result<HashMap<String, String>, HostError> {
+        let manager = self.manager().await?;
+        let all = call("ActiveConnections", manager.active_connections()).await;
         let mut active = HashMap::new();
-        for (at, interfaces) in &objects {
-            let found = interfaces
-                .iter()
-                .find(|(i, _)| i.as_str() == "org.freedesktop.NetworkManager.Connection.Active");
-            if let Some((_, properties)) = found.filter(|(_, p)| matches!(number(p, "State"), 1 | 2)) {
-                active.insert(string(properties, "Uuid"), at.to_string());
-            }
+        for at in all.map_err(failed("reading what is active"))? {
+            let uuid = match met.get(at.as_str()) {
+                Some(uuid) => Some(uuid.clone()),
+                None => self.uuid_of(&at).await.map_err(failed("reading what is active"))?,
+            };
+            active.extend(uuid.map(|uuid| (at.to_string(), uuid)));
         }
         Ok(active)
     }
 
-    /// The profiles (uuid) that have become active or are on their way up, but for the active connections (paths) of `met`; those
-    /// asked are met from then on. Costs little where little is new, whatever the size of the node.
-    pub async fn activated(&self, met: &mut HashSet<String>) -> Result<Vec<String>, HostError> {
-        let manager = self.manager().await?;
-        let all = call("ActiveConnections", manager.active_connections()).await;
-        let all = all.map_err(failed("reading what is active"))?;
-        let mut activated = vec![];
-        for at in all
-            .into_iter()
-            .filter(|at| !met.contains(at.as_str()))
-            .collect::<Vec<_>>()
-        {
-            match self.is_active(&at).await {
-                Ok(None) => continue,
-                Ok(Some((uuid, true))) => activated.push(uuid),
-                Ok(Some((_, false))) => {}
-                Err(e) if is_gone(&e) => {}
-                Err(e) => return Err(failed("reading what is active")(e)),
-            }
-            met.insert(at.to_string());
-        }
-        Ok(activated)
-    }
-
-    /// The profile's uuid, and whether it is up or on its way (NM_ACTIVE_CONNECTION_STATE 1 and 2); None where it has no state yet.
-    async fn is_active(&self, at: &OwnedObjectPath) -> zbus::Result<Option<(String, bool)>> {
+    /// The profile of an active connection that is up or on its way (NM_ACTIVE_CONNECTION_STATE 1 and 2).
+    async fn uuid_of(&self, at: &OwnedObjectPath) -> zbus::Result<Option<String>> {
         let active = ActiveConnectionProxy::builder(&self.bus)
             .path(at.clone())
             .cache_properties(CacheProperties::No)
             .build()
             .await?;
-        match active.state().await? {
-            0 => Ok(None),
-            state => Ok(Some((active.uuid().await?, matches!(state, 1 | 2)))),
+        match active.state().await {
+            Ok(1 | 2) => {}
+            Ok(_) => return Ok(None),
+            Err(e) if is_gone(&e) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        match active.uuid().await {
+            Err(e) if is_gone(&e) => Ok(None),
+            answer => answer.map(Some),
         }
     }
 
