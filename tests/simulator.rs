@@ -52,7 +52,7 @@ fn a_node_costs_four_writes_a_policy_and_no_list_however_many_there_are() {
     let cluster = Cluster::up("1");
     must(&mut cluster.verb("controller"));
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let _inside = fleet::enter(&cluster.dir.0.join("c"));
+    let _inside = common::enter(&cluster.dir.0.join("c"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

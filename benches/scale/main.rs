@@ -45,7 +45,7 @@ fn live() {
     let dir = cluster.dir.0.join("c");
     let pid = std::fs::read_to_string(dir.join("controller.pid")).expect("it runs");
     let controller: u32 = pid.trim().parse().expect("a pid");
-    let _inside = fleet::enter(&dir);
+    let _inside = common::enter(&dir);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

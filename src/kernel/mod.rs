@@ -19,6 +19,7 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rustix::io::Errno;
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -352,8 +353,6 @@ fn vlan_filtering(facts: &Facts) -> Option<bool> {
 fn answers_for_bridge_vlans() -> Option<bool> {
     const GETVLAN: u16 = 114;
     const REQUEST_AND_DUMP: u16 = 0x301;
-    const ERROR: u16 = 2;
-    const EOPNOTSUPP: i32 = -95;
     // struct nlmsghdr and struct br_vlan_msg
     let mut request = [0; 24];
     request[..4].copy_from_slice(&24_u32.to_ne_bytes());
@@ -364,11 +363,12 @@ fn answers_for_bridge_vlans() -> Option<bool> {
     socket.set_non_blocking(true).ok()?;
     socket.send_to(&request, &SocketAddr::new(0, 0), 0).ok()?;
     let (answer, _) = socket.recv_from_full().ok()?;
-    let error = || Some(i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?));
-    match answer.get(4..6)? {
-        kind if kind != ERROR.to_ne_bytes() => Some(true),
-        _ if error() == Some(EOPNOTSUPP) => Path::new("/sys/module/bridge").exists().then_some(false),
-        _ => None,
+    match generic::take(&answer, 0, &mut vec![]) {
+        Some(Some(e)) if e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+            Path::new("/sys/module/bridge").exists().then_some(false)
+        }
+        Some(Some(_)) => None,
+        _ => Some(true),
     }
 }
 

@@ -240,7 +240,7 @@ impl NetworkManager {
     /// it, so that this costs little where little is new, whatever the size of the node.
     pub async fn active(&self, met: &HashMap<String, String>) -> Result<HashMap<String, String>, HostError> {
         let manager = self.manager().await?;
-        let all = call("ActiveConnections", manager.active_connections()).await;
+        let all = call("Properties", manager.active_connections()).await;
         let mut active = HashMap::new();
         for at in all.map_err(failed("reading what is active"))? {
             let uuid = match met.get(at.as_str()) {
@@ -259,15 +259,15 @@ impl NetworkManager {
             .cache_properties(CacheProperties::No)
             .build()
             .await?;
-        match active.state().await {
-            Ok(1 | 2) => {}
-            Ok(_) => return Ok(None),
-            Err(e) if is_gone(&e) => return Ok(None),
-            Err(e) => return Err(e),
-        }
-        match active.uuid().await {
+        match call("Properties", async {
+            futures::try_join!(active.state(), active.uuid())
+        })
+        .await
+        {
+            Ok((1 | 2, uuid)) => Ok(Some(uuid)),
+            Ok(_) => Ok(None),
             Err(e) if is_gone(&e) => Ok(None),
-            answer => answer.map(Some),
+            Err(e) => Err(e),
         }
     }
 

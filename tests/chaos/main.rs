@@ -21,7 +21,7 @@ mod proxy;
 #[path = "../sim/rng.rs"]
 mod rng;
 
-use common::{Cluster, NETWRIGHT, may_run, must};
+use common::{Cluster, NETWRIGHT, control_plane, enter, may_run, must};
 use proxy::{Proxy, Work};
 use rng::Rng;
 
@@ -34,29 +34,13 @@ const CONTROLLERS: [&str; 2] = ["one", "two"];
 fn inside(dir: &Path, work: Work) {
     let dir = dir.to_owned();
     std::thread::spawn(move || {
-        enter(&dir);
+        let _inside = enter(&dir);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
         runtime.block_on(work);
     });
-}
-
-/// This thread, and those that it starts, are inside the bed's control plane from now on.
-fn enter(dir: &Path) {
-    use std::os::fd::AsFd;
-    let file = std::fs::File::open(Path::new("/run/netns").join(netns(dir))).expect("it exists");
-    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("root may enter it");
-}
-
-fn netns(dir: &Path) -> String {
-    let env = std::fs::read_to_string(dir.join("env")).expect("the bed is up");
-    env.lines()
-        .find_map(|l| l.strip_prefix("CP_NETNS="))
-        .expect("its namespace")
-        .to_owned()
 }
 
 /// A process that is killed and started again.
@@ -83,7 +67,7 @@ impl Role {
         if CONTROLLERS.contains(&name.as_str()) {
             let mut command = Command::new("ip");
             command
-                .args(["netns", "exec", &netns(dir)])
+                .args(["netns", "exec", &control_plane(dir)])
                 .args(clock::wrapper(dir, name))
                 .args([NETWRIGHT, "controller", "--namespace", "nmstate", "--identity", name]);
             command.arg("--kubeconfig").arg(dir.join("controller.kubeconfig"));
@@ -397,7 +381,16 @@ impl Chaos {
         let etcd = |what: &str, body: &str| {
             let mut curl = Command::new("ip");
             let url = format!("http://127.0.0.1:2379/v3/{what}");
-            curl.args(["netns", "exec", &netns(&self.dir()), "curl", "-sS", &url, "-d", body]);
+            curl.args([
+                "netns",
+                "exec",
+                &control_plane(&self.dir()),
+                "curl",
+                "-sS",
+                &url,
+                "-d",
+                body,
+            ]);
             must(&mut curl)
         };
         let header = etcd("kv/range", "{\"key\": \"AA==\"}");

@@ -354,6 +354,38 @@ impl Cluster {
     }
 }
 
+/// The way back out of a network namespace, taken when this is dropped.
+pub struct Inside(std::fs::File);
+
+/// This thread, and those that it starts, are inside the control plane of the bed in `dir` as long as what it gives is there. The bed must
+/// be taken down from outside: it ends every process that is inside.
+#[must_use]
+pub fn enter(dir: &Path) -> Inside {
+    let outside = std::fs::File::open("/proc/thread-self/ns/net").expect("every thread has one");
+    move_into(&std::fs::File::open(Path::new("/run/netns").join(control_plane(dir))).expect("it exists"));
+    Inside(outside)
+}
+
+/// The network namespace of the control plane of the bed in `dir`.
+pub fn control_plane(dir: &Path) -> String {
+    let env = std::fs::read_to_string(dir.join("env")).expect("the bed is up");
+    let netns = variable(&env, "CP_NETNS");
+    assert!(!netns.is_empty(), "its namespace");
+    netns
+}
+
+fn move_into(namespace: &std::fs::File) {
+    use std::os::fd::AsFd;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter it");
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        move_into(&self.0);
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = self.verb("down").output();

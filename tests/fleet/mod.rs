@@ -4,7 +4,6 @@
 #![allow(dead_code)] // each target uses its own part
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,34 +92,6 @@ impl Host for Machine {
     async fn changed(&self, limit: Duration) -> bool {
         let mut seen = self.seen.lock().await;
         tokio::time::timeout(limit, seen.changed()).await.is_ok()
-    }
-}
-
-/// The way back out of a network namespace, taken when this is dropped.
-pub struct Inside(std::fs::File);
-
-/// This thread, and those that it starts, are inside the bed's control plane as long as what it gives is there. The bed must be taken
-/// down from outside: it ends every process that is inside.
-#[must_use]
-pub fn enter(dir: &Path) -> Inside {
-    let env = std::fs::read_to_string(dir.join("env")).expect("the bed is up");
-    let netns = env
-        .lines()
-        .find_map(|l| l.strip_prefix("CP_NETNS="))
-        .expect("its namespace");
-    let outside = std::fs::File::open("/proc/thread-self/ns/net").expect("every thread has one");
-    move_into(&std::fs::File::open(Path::new("/run/netns").join(netns)).expect("it exists"));
-    Inside(outside)
-}
-
-fn move_into(namespace: &std::fs::File) {
-    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter it");
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        move_into(&self.0);
     }
 }
 
