@@ -12,7 +12,7 @@ A file of the catalogue is a list of cases of one interface type or subject. Wha
   fails: [{apply: DOCUMENT, says: TEXT}…]    refused or undone: what was said, and everything as before
   absent: DOCUMENT     likewise; then everything must be as it was after `setup`
   gone: [CHECK…]
-  cleanup: SHELL       in any case
+  cleanup: SHELL       in any case; then the links must be those of the start
   rollback: [create, change, absent]    these documents are first applied together with one that cuts the node off its gateway:
                        until the probe fails nothing of it may be on disk, and then everything must be as before
   persist: true        `create` is applied once more at the end, beside that of the other cases, and `check` must hold after the reboot
@@ -507,6 +507,15 @@ def scrub():
 class Suite:
     def __init__(self, passed=0, failed=0, left=()):
         self.passed, self.failed, self.left = passed, failed, list(left)
+        self.links = set()
+
+    def tidy(self, seconds=30):
+        """Fails unless the links are those of the start again, so that no case begins with what another one's cleanup is still at."""
+        deadline = time.monotonic() + seconds
+        while self.links and (now := set(links())) != self.links:
+            if time.monotonic() >= deadline:
+                raise Failed(f"after `cleanup` too many or too few links: {', '.join(sorted(now ^ self.links))}")
+            time.sleep(0.5)
 
     def run(self, name, case, life, mend):
         """One line, and below it why it failed. `mend` makes the node fit for the next case then."""
@@ -515,6 +524,7 @@ class Suite:
             journal = Journal()
             life()
             case.clean()
+            self.tidy()
         except Exception as why:  # a broken case must not end the suite
             self.failed += 1
             print(f"FAILED {name} ({count(case.checks)}, {time.monotonic() - began:.1f} s)")
@@ -530,6 +540,7 @@ class Suite:
             print(f"ok {name} ({count(case.checks)}, {time.monotonic() - began:.1f} s)")
 
     def first_boot(self, cases):
+        self.links = set(links())
         for case in cases:
             self.run(case.name, case, case.live, scrub)
         lasting = [case for case in cases if case.words.get("persist")]
