@@ -256,7 +256,8 @@ fn place_of<'v>(mut whole: &'v Value, mut known: &'v Value, mut path: &str) -> &
 /// Braces of a template anywhere in it.
 pub fn has_braces(value: &Value) -> bool {
     match value {
-        Value::String(text) => text.contains("{{") || text.contains("}}"),
+        // most texts have no brace at all, which is quicker to see
+        Value::String(text) => text.contains(['{', '}']) && (text.contains("{{") || text.contains("}}")),
         Value::Array(list) => list.iter().any(has_braces),
         Value::Object(map) => map.values().any(has_braces),
         _ => false,

@@ -9,16 +9,17 @@ pub fn default_bridge_vlans(state: &mut Value) -> bool {
     for interface in interfaces.into_iter().flatten() {
         let is = |key: &str, want: &str| interface.get(key).and_then(Value::as_str).is_some_and(|v| v == want);
         let up = interface.get("state").is_none() || is("state", "up");
-        let off = interface
-            .pointer("/bridge/options/vlan-filtering")
-            .is_some_and(|v| v == &json!(false));
-        if !(is("type", "linux-bridge") && up) || off {
+        if !(is("type", "linux-bridge") && up) {
+            continue;
+        }
+        let Some(bridge) = interface.get_mut("bridge") else {
+            continue;
+        };
+        if bridge.get("options").and_then(|o| o.get("vlan-filtering")) == Some(&Value::Bool(false)) {
             continue;
         }
         for key in ["port", "ports"] {
-            let ports = interface
-                .pointer_mut(&format!("/bridge/{key}"))
-                .and_then(Value::as_array_mut);
+            let ports = bridge.get_mut(key).and_then(Value::as_array_mut);
             for port in ports
                 .into_iter()
                 .flatten()

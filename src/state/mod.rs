@@ -324,8 +324,8 @@ impl NetworkState {
         match document {
             Value::Object(map) => {
                 if let Some(Value::Array(interfaces)) = map.get_mut("interfaces") {
-                    let parts = part::Parts::secrets().map(|(key, path)| format!("{key}/{path}"));
-                    let paths: Vec<String> = parts.chain(AnyKind::all_secrets().map(str::to_owned)).collect();
+                    let mut paths = part::Parts::all_secrets();
+                    paths.extend(AnyKind::all_secrets().map(str::to_owned));
                     for interface in interfaces {
                         paths
                             .iter()

@@ -711,9 +711,7 @@ impl Interface {
             false => type_name,
         };
         let take = |map: &mut Map<String, Value>, keys: &[&str]| -> Map<String, Value> {
-            keys.iter()
-                .filter_map(|k| Some(((*k).to_owned(), map.remove(*k)?)))
-                .collect()
+            keys.iter().filter_map(|k| map.remove_entry(*k)).collect()
         };
         let base = take(&mut map, Base::KEYS);
         let mut ip = |key: &str| -> Result<Option<Ip>, Invalid> {
@@ -787,12 +785,11 @@ impl Interface {
         }
     }
 
-    /// Paths of its secrets.
+    /// Paths at which it may hold secrets.
     pub fn secrets(&self) -> Vec<String> {
-        let parts = Parts::secrets().map(|(key, path)| format!("{key}/{path}"));
-        parts
-            .chain(self.kind.secrets().iter().map(|s| (*s).to_owned()))
-            .collect()
+        let mut paths = self.parts.secrets();
+        paths.extend(self.kind.secrets().iter().map(|s| (*s).to_owned()));
+        paths
     }
 
     /// Takes out a key that means nothing here. True where it asked for something.
@@ -809,9 +806,13 @@ impl Interface {
 
     /// Replaces secrets by a placeholder.
     pub fn hide_secrets(&mut self) {
+        let paths = self.secrets();
+        if paths.is_empty() {
+            return;
+        }
         let before = Value::Object(self.tree());
         let mut tree = before.clone();
-        for path in self.secrets() {
+        for path in paths {
             tree::replace(&mut tree, &path, &HIDDEN.into());
         }
         if tree != before
@@ -823,6 +824,10 @@ impl Interface {
 
     /// Puts what is stored where the placeholder of a secret stands: what the interface shows, and what its profile holds while it is down.
     pub fn restore_secrets(&mut self, current: Option<&Interface>, profile: Option<&Profile>) -> Result<(), Invalid> {
+        let paths = self.secrets();
+        if paths.is_empty() {
+            return Ok(());
+        }
         let mut tree = Value::Object(self.tree());
         if !tree.to_string().contains(HIDDEN) {
             return Ok(());
@@ -831,7 +836,7 @@ impl Interface {
         if let Some(current) = current {
             tree::overlay(&mut stored, &Value::Object(current.tree()));
         }
-        for path in self.secrets() {
+        for path in paths {
             tree::restore(&mut tree, &stored, &path, HIDDEN).map_err(|at| {
                 Invalid::new(
                     at,

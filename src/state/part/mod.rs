@@ -166,11 +166,20 @@ macro_rules! parts {
                 $(if let Some(value) = tree.get_mut(<$ty>::KEY) { <$ty>::normalise(value); })*
             }
 
-            /// Paths of secrets below the interface, each as its keys.
-            pub fn secrets() -> impl Iterator<Item = (&'static str, &'static str)> {
-                let mut all: Vec<(&'static str, &'static str)> = vec![];
-                $(all.extend(<$ty>::SECRETS.iter().map(|s| (<$ty>::KEY, *s)));)*
-                all.into_iter()
+            /// Paths below the interface of everything that may hold a secret.
+            pub fn all_secrets() -> Vec<String> {
+                let mut all = vec![];
+                $(all.extend(<$ty>::SECRETS.iter().map(|s| format!("{}/{s}", <$ty>::KEY)));)*
+                all
+            }
+
+            /// Likewise, of the parts that are there.
+            pub fn secrets(&self) -> Vec<String> {
+                let mut all = vec![];
+                $(if self.$field.is_some() {
+                    all.extend(<$ty>::SECRETS.iter().map(|s| format!("{}/{s}", <$ty>::KEY)));
+                })*
+                all
             }
         }
     };
