@@ -60,12 +60,12 @@ pub fn since(
 
 /// One inverse for two changes, the first one's and a later one's: of what both touched, what was before the first.
 fn of_both(first: &NetworkState, later: &NetworkState) -> Result<NetworkState, Invalid> {
-    let (old, mut whole) = (first.to_json(), later.to_json());
-    for key in ["interfaces", "routes", "route-rules", "ovn"] {
-        whole.as_object_mut().map(|map| map.remove(key));
-    }
-    tree::overlay(&mut whole, &old);
+    let mut whole = later.sections();
+    whole.retain(|key, _| !["routes", "route-rules", "ovn"].contains(&key.as_str()));
+    let mut whole = Value::Object(whole);
+    tree::overlay(&mut whole, &Value::Object(first.sections()));
     let mut both = NetworkState::from_json(whole)?;
+    both.interfaces.clone_from(&first.interfaces);
     for new in &later.interfaces {
         match both.interfaces.iter_mut().find(|i| i.id() == new.id()) {
             None => both.interfaces.push(new.clone()),
@@ -346,7 +346,7 @@ fn keeps_dns(saved: &SavedProfile) -> bool {
 }
 
 fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph, seen: &Observation) -> Map<String, Value> {
-    let (mut wish, is) = (resolved.to_json(), now.to_json());
+    let (mut wish, is) = (resolved.sections(), Value::Object(now.sections()));
     let losing: BTreeSet<&Id> = graph
         .iter()
         .filter(|(id, t)| loses_routes(id, t, now))
@@ -355,14 +355,14 @@ fn sections(resolved: &NetworkState, now: &NetworkState, graph: &Graph, seen: &O
     let servers = is["dns-resolver"]["config"]["server"].as_array().into_iter().flatten();
     let scopes = servers.filter_map(|s| s.as_str()?.split_once('%'));
     let kept = losing.iter().filter_map(|id| Stock::of(id, seen).base).any(keeps_dns);
-    if (kept || scopes.into_iter().any(|(_, scope)| goes(scope, graph))) && wish.get("dns-resolver").is_none() {
+    if (kept || scopes.into_iter().any(|(_, scope)| goes(scope, graph))) && !wish.contains_key("dns-resolver") {
         // name servers go with the last interface that could keep them, a link-local one with its own
-        wish["dns-resolver"] = json!({"config": {"server": []}});
+        wish.insert("dns-resolver".into(), json!({"config": {"server": []}}));
     }
     let mut out = Map::new();
-    for (key, value) in wish.as_object().into_iter().flatten() {
+    for (key, value) in &wish {
         let back = match key.as_str() {
-            "interfaces" | "description" | "routes" | "route-rules" => continue,
+            "description" | "routes" | "route-rules" => continue,
             "dns-resolver" => dns(value, is.get(key).unwrap_or(&Value::Null)),
             "ovn" => json!(resolved.ovn.as_ref().map(|o| o.revert(now.ovn.as_ref()))),
             _ => section(value, is.get(key).unwrap_or(&Value::Null)),
