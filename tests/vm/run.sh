@@ -14,7 +14,7 @@ vm=$repo/tests/vm
 case ${1:-} in -*) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;; esac
 read -r -a choice <<<"${*:-${VM_CASES:-}}"
 machines=${VM_MACHINES:-$(($(nproc) > 1 ? 2 : 1))}
-if [ ${#choice[@]} = 1 ]; then machines=1; fi
+case ${choice[*]} in *' '*) ;; */*) machines=1 ;; esac
 
 binary=${CARGO_BIN:-}
 if [ -z "$binary" ]; then
