@@ -282,7 +282,7 @@ impl LiveHost {
             Effect::StaticHostname(name) => self.nm.save_hostname(name).await,
             Effect::RunningHostname(name) => {
                 // NetworkManager sets the static one anew whenever a device has come up
-                self.rest().await;
+                let _ = self.rest(&Facts::default()).await;
                 match self.kernel.set_hostname(name) {
                     // an agent without CAP_SYS_ADMIN asks the one who has it
                     Err(_) => self.nm.set_running_hostname(name).await,
@@ -430,11 +430,11 @@ impl LiveHost {
         undone?;
         self.restore_ovs(&before.facts).await;
         // what is still on its way shows neither what it was nor what it will be
-        self.rest().await;
+        let now = self.rest(&before.facts).await?;
         // where any step was needed, it was for those that NetworkManager could not restore
-        let mended = self.mend(&before, at.is_none(), &mut written).await? > 0;
+        let mended = self.mend(&before, &now, at.is_none(), &mut written).await? > 0;
         if mended {
-            self.back(&before.facts).await;
+            self.rest(&before.facts).await?;
         }
         let now = self.settle(&before, &mut written).await?;
         let now = self.hand_back(&before, now, &mut written).await?;
@@ -456,12 +456,18 @@ impl LiveHost {
 
     /// Puts back by hand what NetworkManager's rollback does not bring back: profiles of devices that were down and of VPNs, links that had to be
     /// deleted to be made anew, and everything where NetworkManager was restarted and has forgotten the checkpoint. Says how many steps that took.
-    async fn mend(&self, before: &Observation, lost: bool, written: &mut Written) -> Result<usize, HostError> {
+    async fn mend(
+        &self,
+        before: &Observation,
+        now: &Observation,
+        lost: bool,
+        written: &mut Written,
+    ) -> Result<usize, HostError> {
         // another process took the checkpoint: nothing is known of what was
         if before.facts.links.is_empty() {
             return Ok(0);
         }
-        let waves = restore::waves(before, &self.observe().await?, lost);
+        let waves = restore::waves(before, now, lost);
         // the network first: the disk may be what failed
         self.undo().provisional = Some(Provisional::default());
         let done = self.perform_all(&waves, written).await;
@@ -487,8 +493,7 @@ impl LiveHost {
                 break;
             }
             self.perform_all(&waves, written).await?;
-            self.back(&before.facts).await;
-            now = self.observe().await?;
+            now = self.rest(&before.facts).await?;
         }
         Ok(now)
     }
@@ -509,8 +514,7 @@ impl LiveHost {
             Ok(Some(plan)) if !plan.is_empty() => {
                 info!("put back what was not NetworkManager's: {}", plan.lines.join("; "));
                 self.perform_all(&plan.waves, written).await?;
-                self.back(&before.facts).await;
-                return Ok(self.observe().await?.facts);
+                return Ok(self.rest(&before.facts).await?.facts);
             }
             Ok(_) => {}
         }
@@ -570,35 +574,21 @@ impl LiveHost {
         }
     }
 
-    /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110).
-    async fn rest(&self) {
-        let begin = Instant::now();
-        while begin.elapsed() < REST {
-            let Ok(seen) = self.observe().await else { return };
-            if at_rest(&seen.facts, begin) {
-                return;
-            }
-            self.changed(Duration::from_secs(1)).await;
-        }
-    }
-
-    /// Waits until what was up is up again. Between two activations a device shows nothing of the second.
-    async fn back(&self, before: &Facts) {
+    /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110), and what was up `before` is up again: between
+    /// two activations a device rests for a moment, and who activates it then undoes what NetworkManager is at. Gives what was seen last.
+    async fn rest(&self, before: &Facts) -> Result<Observation, HostError> {
         let begin = Instant::now();
         let mut still = begin;
         while begin.elapsed() < REST {
-            let Ok(Observation { facts, .. }) = self.observe().await else {
-                return;
-            };
-            let moving = facts.devices.iter().any(Device::moving);
-            if moving {
+            let Ok(seen) = self.observe().await else { break };
+            if !at_rest(&seen.facts, begin) {
                 still = Instant::now();
-            }
-            if !moving && (restore::lost(before, &facts).is_empty() || still.elapsed() >= STILL) {
-                return;
+            } else if restore::lost(before, &seen.facts).is_empty() || still.elapsed() >= STILL {
+                return Ok(seen);
             }
             self.changed(STILL / 4).await;
         }
+        self.observe().await
     }
 }
 
