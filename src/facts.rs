@@ -524,6 +524,9 @@ pub struct Device {
     pub real: bool,
     /// `ActiveConnection`, taken apart.
     pub active: Option<Active>,
+    /// An active connection on its way up names it, which it does not name yet: it will leave what it is in now.
+    #[serde(default)]
+    pub queued: bool,
     /// `Autoconnect`.
     pub autoconnect: bool,
     /// `LldpNeighbors` (`aa{sv}`), as NetworkManager took them apart.
@@ -547,10 +550,10 @@ impl Device {
         self.active.as_ref().is_some_and(|a| a.flags & 0x80 != 0)
     }
 
-    /// On its way up or down: NM_DEVICE_STATE_* 40 (prepare) to 60 (need-auth), 80 (ip-check), 90 (secondaries), 110 (deactivating).
-    /// One in 70 (ip-config) waits for a server, for as long as that takes.
+    /// On its way up or down, or about to be: NM_DEVICE_STATE_* 40 (prepare) to 60 (need-auth), 80 (ip-check), 90 (secondaries), 110
+    /// (deactivating). One in 70 (ip-config) waits for a server, for as long as that takes.
     pub fn moving(&self) -> bool {
-        matches!(self.state, 40 | 50 | 60 | 80 | 90 | 110)
+        self.queued || matches!(self.state, 40 | 50 | 60 | 80 | 90 | 110)
     }
 }
 

@@ -484,7 +484,8 @@ impl LiveHost {
         Ok(())
     }
 
-    /// Activates once more what NetworkManager has brought back, but not as it was; udev may come late. Gives what was seen last.
+    /// Activates once more what NetworkManager has brought back, but not as it was: looks anew for that, as udev may come late. Gives what
+    /// was seen last.
     async fn settle(&self, before: &Observation, written: &mut Written) -> Result<Observation, HostError> {
         let mut now = self.observe().await?;
         for _ in 0..2 {

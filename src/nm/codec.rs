@@ -127,7 +127,7 @@ pub fn plain(value: &Variant<'_>) -> Option<Value> {
         Variant::Variant(v) => return plain(v),
         Variant::Array(list) => match list.element_signature().to_string().as_str() {
             "y" => Value::Bytes(bytes(value)?),
-            "s" => Value::Strs(list.iter().filter_map(text).collect()),
+            "s" | "o" => Value::Strs(list.iter().filter_map(text).collect()),
             "u" => Value::U32s(
                 list.iter()
                     .map(|v| if let Variant::U32(n) = v { Some(*n) } else { None })
@@ -152,6 +152,7 @@ pub fn plain(value: &Variant<'_>) -> Option<Value> {
 fn text(value: &Variant<'_>) -> Option<String> {
     match value {
         Variant::Str(s) => Some(s.to_string()),
+        Variant::ObjectPath(path) => Some(path.to_string()),
         _ => None,
     }
 }

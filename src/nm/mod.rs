@@ -185,6 +185,7 @@ impl NetworkManager {
     pub async fn fill(&self, facts: &mut Facts) -> Result<(), HostError> {
         let objects = self.objects().await?;
         let mut actives: HashMap<String, Active> = HashMap::new();
+        let mut coming: Vec<(String, String)> = vec![];
         let mut settings = FuturesUnordered::new();
         for (at, interfaces) in &objects {
             for (interface, properties) in interfaces {
@@ -209,6 +210,9 @@ impl NetworkManager {
                         };
                         if property_bool(properties, "Vpn") {
                             facts.vpns.push(active.clone());
+                        } else if active.state < 2 {
+                            let devices = paths(properties, "Devices").into_iter();
+                            coming.extend(devices.map(|device| (at.to_string(), device)));
                         }
                         actives.insert(at.to_string(), active);
                     }
@@ -231,6 +235,7 @@ impl NetworkManager {
                 facts.devices.push(device(at.to_string(), properties, &actives));
             }
         }
+        set_queued(&mut facts.devices, &coming);
         facts.devices.sort_by(|a, b| a.interface.cmp(&b.interface));
         facts.taps = set_taps_apart(&mut facts.devices);
         Ok(())
@@ -538,6 +543,13 @@ fn string(properties: &Properties, key: &str) -> String {
     }
 }
 
+fn paths(properties: &Properties, key: &str) -> Vec<String> {
+    match codec::property(properties, key) {
+        Some(Value::Strs(paths)) => paths,
+        _ => vec![],
+    }
+}
+
 fn number(properties: &Properties, key: &str) -> u32 {
     match codec::property(properties, key) {
         Some(Value::U32(n)) => n,
@@ -566,11 +578,23 @@ fn device(path: String, properties: &Properties, actives: &HashMap<String, Activ
         managed: property_bool(properties, "Managed"),
         real: property_bool(properties, "Real"),
         active: actives.get(&string(properties, "ActiveConnection")).cloned(),
+        queued: false,
         autoconnect: property_bool(properties, "Autoconnect"),
         lldp: match codec::property(properties, "LldpNeighbors") {
             Some(Value::Dicts(neighbours)) => neighbours,
             _ => vec![],
         },
+    }
+}
+
+/// Tells devices of active connections (path, and that of the device) that they do not name yet.
+fn set_queued(devices: &mut [Device], coming: &[(String, String)]) {
+    let named = devices.iter().filter_map(|d| Some(d.active.as_ref()?.path.clone()));
+    let named: HashSet<String> = named.collect();
+    let queued = coming.iter().filter(|(active, _)| !named.contains(active));
+    let queued: HashSet<&String> = queued.map(|(_, device)| device).collect();
+    for device in devices {
+        device.queued = queued.contains(&device.path);
     }
 }
 
@@ -629,6 +653,27 @@ fn running_dns(properties: &Properties, dns: &mut Dns) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_queued_for_what_it_does_not_name_yet() {
+        let named = |path: &str| Active {
+            path: path.to_owned(),
+            state: 1,
+            ..Active::default()
+        };
+        let device = |path: &str, active: Option<&str>| Device {
+            path: path.to_owned(),
+            active: active.map(named),
+            ..Device::default()
+        };
+        // waits for DHCP; rests before it comes up anew; goes from one profile to the other
+        let mut devices = vec![device("d1", Some("a1")), device("d2", None), device("d3", Some("a3"))];
+        let coming = [("a1", "d1"), ("a2", "d2"), ("a4", "d3")];
+        set_queued(&mut devices, &coming.map(|(a, d)| (a.to_owned(), d.to_owned())));
+        let queued: Vec<bool> = devices.iter().map(|d| d.queued).collect();
+        assert_eq!(queued, [false, true, true]);
+        assert!(devices[1].moving());
+    }
 
     #[test]
     fn the_bus_tells_what_sort_of_fault_it_is() {

@@ -160,20 +160,20 @@ class Journal:
     """NetworkManager's journal from here on."""
 
     def __init__(self):
-        self.since = self.read(["-n", "1"])[0]
+        self.sync()
+        self.since = time.time()
 
     @staticmethod
-    def read(words):
+    def sync():
         subprocess.run(["journalctl", "--sync"], check=True, timeout=60)
-        done = subprocess.run(
-            ["journalctl", "-b", "-u", "NetworkManager", "-o", "cat", "--show-cursor", *words],
-            capture_output=True, text=True, check=True, timeout=60,
-        )
-        *lines, cursor = done.stdout.splitlines() or [""]
-        return cursor.removeprefix("-- cursor: "), lines
 
     def lines(self):
-        return self.read(["--after-cursor", self.since])[1]
+        self.sync()
+        done = subprocess.run(
+            ["journalctl", "-b", "-u", "NetworkManager", "-o", "cat", "-q", "--since", f"@{self.since:.6f}"],
+            capture_output=True, text=True, check=True, timeout=60,
+        )
+        return done.stdout.splitlines()
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -262,10 +262,10 @@ def virtual_function(name):
     return name.startswith("enp1s0v")
 
 
-def links():
+def links(dump):
     """Links by name as far as somebody configures them. In one dump: between two a link may come or go."""
     rows = {}
-    for link in ip("-d", "address"):
+    for link in dump:
         info = link.get("linkinfo", {})
         rows[link["ifname"]] = {
             "mtu": link["mtu"],
@@ -282,16 +282,15 @@ def links():
     return rows
 
 
-def routes():
+def routes(dump):
     rows = []
-    for family in ["-4", "-6"]:
-        for route in ip(family, "route", "show", "table", "all"):
-            if route.get("protocol") != "kernel" and route.get("type") not in ("local", "anycast", "multicast"):
-                route = {k: v for k, v in route.items() if k not in ("flags", "expires", "pref")}
-                if route.get("protocol") in ("ra", "dhcp"):
-                    # NetworkManager gives each device the next number that no other one has just then
-                    route.pop("metric", None)
-                rows.append(json.dumps(route, sort_keys=True))
+    for route in dump:
+        if route.get("protocol") != "kernel" and route.get("type") not in ("local", "anycast", "multicast"):
+            route = {k: v for k, v in route.items() if k not in ("flags", "expires", "pref")}
+            if route.get("protocol") in ("ra", "dhcp"):
+                # NetworkManager gives each device the next number that no other one has just then
+                route.pop("metric", None)
+            rows.append(json.dumps(route, sort_keys=True))
     return sorted(rows)
 
 
@@ -312,19 +311,18 @@ def on_disk(all_profiles):
     return {path: profile for path, profile in all_profiles.items() if path.startswith(str(PROFILES[0]))}
 
 
-def ovs():
+def ovs(said):
     """What `ovs-vsctl show` says, with what each line stands under; it has no order of its own."""
     above, found = [], []
-    for line in sh("ovs-vsctl show").splitlines()[1:]:
+    for line in said.splitlines()[1:]:
         depth = (len(line) - len(line.lstrip())) // 4
         above = above[: depth - 1] + [line.strip()]
         found.append(" / ".join(above))
     return sorted(found)
 
 
-def shown():
+def shown(state):
     """What `netwright show` prints, without what changes by itself."""
-    state = show()
     routes = state.get("routes", {})
     for route in routes.get("running", []):
         if route not in routes.get("config", []):
@@ -350,16 +348,25 @@ def shown():
     return state
 
 
+# In one shell: by itself each of them would take the emulated processor half as long again.
+LOOK = "echo; echo ---; ".join([
+    *[f"ip -j {what} || true; " for what in ["-d address", "-4 route show table all", "-6 route show table all", "-4 rule", "-6 rule"]],
+    "ovs-vsctl show; ", "netwright show --json",
+])
+
+
 def node():
+    *dumps, bridges, state = sh(LOOK).split("\n---\n")
+    addresses, routes4, routes6, rules4, rules6 = (json.loads(dump.strip() or "[]") for dump in dumps)
     return {
-        "links": links(),
-        "routes": routes(),
+        "links": links(addresses),
+        "routes": routes(routes4 + routes6),
         # the kernel's own rule for VRFs comes with the first and stays
-        "rules": sorted(json.dumps(r, sort_keys=True) for f in ["-4", "-6"] for r in ip(f, "rule") if "l3mdev" not in r),
+        "rules": sorted(json.dumps(rule, sort_keys=True) for rule in rules4 + rules6 if "l3mdev" not in rule),
         "profiles": profiles(),
         "resolv.conf": [line for line in Path("/etc/resolv.conf").read_text().splitlines() if line[:1] != "#"],
-        "ovs": ovs(),
-        "show": shown(),
+        "ovs": ovs(bridges),
+        "show": shown(json.loads(state)),
     }
 
 
@@ -382,6 +389,7 @@ class Case:
         self.name = f"{subject}/{words['case']}"
         self.words = words
         self.checks = 0
+        self.seen = None
         if unknown := set(words) - WORDS:
             raise Failed(f"{self.name}: unknown words {', '.join(sorted(unknown))}")
 
@@ -393,7 +401,7 @@ class Case:
     def live(self):
         """The whole life, up to being gone."""
         sh(self.words.get("setup", ""))
-        before = node()
+        before = self.now()
         self.step("create", "check")
         for wrong in self.words.get("fails", []):
             self.fail(wrong)
@@ -416,7 +424,13 @@ class Case:
         self.checks += hold(self.words.get(then, []))
         self.again(document)
 
+    def now(self):
+        """The node, read once for all that follows until something is applied."""
+        self.seen = self.seen or node()
+        return self.seen
+
     def ok(self, document):
+        self.seen = None
         code, said = apply(document)
         if code:
             raise Failed(f"$ netwright apply <<< {json.dumps(document)}\n{said}exit code {code}")
@@ -437,7 +451,7 @@ class Case:
 
     def cut_off(self, phase, document):
         """Together with the loss of the gateway it must not stay."""
-        before = node()
+        before = self.now()
         both = {**document, "interfaces": [*document.get("interfaces", []), CUT]}
         code, said, disk = watched(both, "--probe-timeout", "2")
         if not code or "probe gateway failed" not in said or "rolled back" not in said:
@@ -448,7 +462,7 @@ class Case:
         self.checks += 1
 
     def fail(self, wrong):
-        before = node()
+        before = self.now()
         code, said = apply(wrong["apply"])
         if not code or wrong["says"] not in said:
             raise Failed(f"$ netwright apply <<< {json.dumps(wrong['apply'])}\n{said}exit code {code}; wanted: {wrong['says']}")
@@ -514,10 +528,14 @@ class Suite:
         self.passed, self.failed, self.left = passed, failed, list(left)
         self.links = set()
 
+    @staticmethod
+    def names():
+        return {link["ifname"] for link in ip("link")}
+
     def tidy(self, seconds=30):
         """Fails unless the links are those of the start again, so that no case begins with what another one's cleanup is still at."""
         deadline = time.monotonic() + seconds
-        while self.links and (now := set(links())) != self.links:
+        while self.links and (now := self.names()) != self.links:
             if time.monotonic() >= deadline:
                 raise Failed(f"after `cleanup` too many or too few links: {', '.join(sorted(now ^ self.links))}")
             time.sleep(0.5)
@@ -545,7 +563,7 @@ class Suite:
             print(f"ok {name} ({count(case.checks)}, {time.monotonic() - began:.1f} s)")
 
     def first_boot(self, cases):
-        self.links = set(links())
+        self.links = self.names()
         for case in cases:
             self.run(case.name, case, case.live, scrub)
         lasting = [case for case in cases if case.words.get("persist")]
