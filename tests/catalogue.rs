@@ -489,6 +489,10 @@ const INHERITED: &str = r#"{"status": {"policyGeneration": 1, "desiredState": {"
   {"type": "Progressing", "status": "False", "reason": "SuccessfullyConfigured"}, {"type": "Pending", "status": "False", "reason": "SuccessfullyConfigured"},
   {"type": "Aborted", "status": "False", "reason": "SuccessfullyConfigured"}]}}"#;
 
+/// A node's state as somebody else published it, with what this node does not have.
+const PUBLISHED: &str = r#"{"status": {"currentState": {"dns-resolver": {"config": {}, "running": {}}, "interfaces": [{"name": "gone0", "type": "dummy"}],
+  "ovn": {"bridge-mappings": [{"localnet": "physnet1", "bridge": "br-ex"}]}}, "lastSuccessfulUpdateTime": "2024-05-01T12:00:00Z"}}"#;
+
 #[test]
 fn two_nodes_counts_conditions_enactments_deleted_and_nodes_that_leave() {
     if !may_run() {
@@ -522,6 +526,10 @@ fn two_nodes_counts_conditions_enactments_deleted_and_nodes_that_leave() {
             INHERITED,
         ]);
     }
+    bed.cluster
+        .kubectl_apply("apiVersion: nmstate.io/v1beta1\nkind: NodeNetworkState\nmetadata: {name: node01}\n");
+    let status = ["--subresource=status", "--type=merge", "-p", PUBLISHED];
+    bed.kubectl(&[&["patch", "nns", "node01"][..], &status].concat());
     let rights = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/components/bridge-marker/rbac.yaml");
     bed.kubectl(&["apply", "-f", rights]);
     let history = bed.cluster.dir.0.join("history");
@@ -543,6 +551,10 @@ fn two_nodes_counts_conditions_enactments_deleted_and_nodes_that_leave() {
     );
     assert_eq!(bed.at(&["nnce", "node01.old"], ".status.attempts"), "");
     assert!(!bed.cluster.log("agent-node01.log").contains("checkpoint"));
+    bed.eventually("the state is ours alone", || {
+        let state = bed.at(&["nns", "node01"], ".status.currentState");
+        state.contains("old0") && !state.contains("physnet1") && !state.contains("gone0")
+    });
 
     // conditions, and counts that rise and fall with bridges, routes and policies
     let seen = |policy: &str| -> Vec<(String, String)> {

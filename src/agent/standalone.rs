@@ -97,28 +97,7 @@ pub async fn run(config: &Config, dir: &Path, host: LiveHost, crash: Option<Reco
 impl Agent<'_> {
     /// Everything in the folder that is not as it was last time, by priority and name; then what is not there any more.
     async fn pass(&mut self, dir: &Path) -> anyhow::Result<()> {
-        let config = self.config;
-        let mut files: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
-        files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
-        files.sort();
-        let mut policies = vec![];
-        let mut present = vec![];
-        for file in files {
-            let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let read = std::fs::read_to_string(&file).map_err(|e| Invalid::new("document", e.to_string()));
-            match read.and_then(|text| policies_in(&stem, &text)) {
-                Ok(found) => policies.extend(found),
-                Err(fault) => {
-                    present.push(stem.clone());
-                    self.held.remove(&stem);
-                    let how = Enacting::Failed(fault.to_string());
-                    if !conditions_say(config, &stem, &how) {
-                        warn!(policy = stem, phase = "plan", "{}: {fault}", file.display());
-                        publish(config, &stem, &mut Status::default(), &how)?;
-                    }
-                }
-            }
-        }
+        let (mut policies, mut present) = self.read(dir)?;
         policies.sort_by_key(|p| (-p.spec.priority.unwrap_or(0), p.name_any()));
         present.extend(policies.iter().map(ResourceExt::name_any));
         let asked = self.asked(&policies).await;
@@ -133,20 +112,7 @@ impl Agent<'_> {
                 self.held.remove(&name);
                 continue;
             }
-            let held = self.held.get(&name).filter(|h| h.policy.spec == policy.spec);
-            let known = held.map(|h| h.status.clone());
-            let status = match (known, gives_way.get(name.as_str())) {
-                (Some(status), Some(_)) if decide::gives_way(&status) => status,
-                (_, Some((other, path))) => {
-                    let mut status = Status::default();
-                    let why = format!("{path}: policy {other} comes first and asks for another value");
-                    warn!(policy = name, phase = "plan", "{why}");
-                    publish(config, &name, &mut status, &Enacting::Conflicts(why))?;
-                    status
-                }
-                (Some(status), None) if !decide::gives_way(&status) => status,
-                _ => self.apply(policy, Status::default()).await?,
-            };
+            let status = self.turn(policy, gives_way.get(name.as_str())).await?;
             let policy = policy.clone();
             self.held.insert(name, Held { policy, status });
         }
@@ -157,12 +123,62 @@ impl Agent<'_> {
             .map(|(_, asked)| asked)
             .collect();
         self.forget_others(&present, &asked).await?;
-        if let Ok(mut seen) = self.host.observe().await {
-            metrics::agent().networkmanager(&seen.facts.nm_version);
-            seen.state.hide_secrets();
-            show(&config.run_dir.join("state.yaml"), &seen.state)?;
+        self.show_node().await
+    }
+
+    /// The policies of the folder, and the names of the files that cannot be read, which are told.
+    fn read(&mut self, dir: &Path) -> anyhow::Result<(Vec<Policy>, Vec<String>)> {
+        let config = self.config;
+        let mut files: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
+        files.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
+        files.sort();
+        let (mut policies, mut wrong) = (vec![], vec![]);
+        for file in files {
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let read = std::fs::read_to_string(&file).map_err(|e| Invalid::new("document", e.to_string()));
+            match read.and_then(|text| policies_in(&stem, &text)) {
+                Ok(found) => policies.extend(found),
+                Err(fault) => {
+                    self.held.remove(&stem);
+                    let how = Enacting::Failed(fault.to_string());
+                    if !conditions_say(config, &stem, &how) {
+                        warn!(policy = stem, phase = "plan", "{}: {fault}", file.display());
+                        publish(config, &stem, &mut Status::default(), &how)?;
+                    }
+                    wrong.push(stem);
+                }
+            }
         }
-        Ok(())
+        Ok((policies, wrong))
+    }
+
+    /// What a policy comes to: what it did where it is the same as last time, and another try where it is not, or need not give way any more.
+    async fn turn(&mut self, policy: &Policy, first: Option<&(&str, String)>) -> anyhow::Result<Status> {
+        let name = policy.name_any();
+        let held = self.held.get(&name).filter(|h| h.policy.spec == policy.spec);
+        let known = held.map(|h| h.status.clone());
+        match (known, first) {
+            (Some(status), Some(_)) if decide::gives_way(&status) => Ok(status),
+            (_, Some((other, path))) => {
+                let mut status = Status::default();
+                let why = format!("{path}: policy {other} comes first and asks for another value");
+                warn!(policy = name, phase = "plan", "{why}");
+                publish(self.config, &name, &mut status, &Enacting::Conflicts(why))?;
+                Ok(status)
+            }
+            (Some(status), None) if !decide::gives_way(&status) => Ok(status),
+            _ => self.apply(policy, Status::default()).await,
+        }
+    }
+
+    /// Publishes what the node looks like.
+    async fn show_node(&self) -> anyhow::Result<()> {
+        let Ok(mut seen) = self.host.observe().await else {
+            return Ok(());
+        };
+        metrics::agent().networkmanager(&seen.facts.nm_version);
+        seen.state.hide_secrets();
+        Ok(show(&self.config.run_dir.join("state.yaml"), &seen.state)?)
     }
 
     fn node(&self) -> capture::Node {
@@ -277,62 +293,57 @@ impl Agent<'_> {
         if policy.spec.on_delete != Some(OnDelete::Revert) {
             self.inverses.forget(&name);
         }
-        let kept = captures_file(config, &name);
         if let Some(ended) = self.crash.take_if(|c| c.policy == name).map(worker::crash)
             && !tell(config, &name, &mut status, &ended, Timestamp::now()).await?
         {
             return Ok(status);
         }
-        loop {
-            let start = Timestamp::now();
-            let seen = match self.host.observe().await {
-                Ok(seen) => seen,
-                Err(e) => {
-                    let blind = worker::blind(&e);
-                    match tell(config, &name, &mut status, &blind, start).await? {
-                        true => continue,
-                        false => return Ok(status),
-                    }
-                }
-            };
-            let ready = self
-                .prober
-                .with_overrides(&policy.spec.probes)
-                .map_err(|e| e.under("spec"));
-            let ready = ready.and_then(|prober| Ok((prober, self.render(policy, &seen)?)));
-            let (prober, worker::Rendered { json, state, captured }) = match ready {
-                Ok(ready) => ready,
-                Err(fault) => {
-                    publish(config, &name, &mut status, &Enacting::Failed(fault.to_string()))?;
-                    return Ok(status);
-                }
-            };
-            status.desired_state = Some(json);
-            match &captured {
-                Some(found) => files::write(&kept, &yaml::write(found), 0o600, true)?,
-                None => remove(&kept)?,
+        while self.attempt(policy, &mut status).await? {}
+        Ok(status)
+    }
+
+    /// Applies one once. Says whether it has to be tried again.
+    async fn attempt(&self, policy: &Policy, status: &mut Status) -> anyhow::Result<bool> {
+        let (config, name) = (self.config, policy.name_any());
+        let start = Timestamp::now();
+        let seen = match self.host.observe().await {
+            Ok(seen) => seen,
+            Err(e) => return tell(config, &name, status, &worker::blind(&e), start).await,
+        };
+        let prober = self.prober.with_overrides(&policy.spec.probes);
+        let ready = prober.map_err(|e| e.under("spec"));
+        let ready = ready.and_then(|prober| Ok((prober, self.render(policy, &seen)?)));
+        let (prober, worker::Rendered { json, state, captured }) = match ready {
+            Ok(ready) => ready,
+            Err(fault) => {
+                publish(config, &name, status, &Enacting::Failed(fault.to_string()))?;
+                return Ok(false);
             }
-            status.captured_states = captured;
-            if policy.spec.mode == Some(Mode::Plan) {
-                match plan::plan(&state, &seen).map_err(|e| e.under("spec.desiredState")) {
-                    Ok(plan) if plan.is_empty() => self.show(policy, &mut status, vec![])?,
-                    Ok(plan) => self.show(policy, &mut status, plan.lines)?,
-                    Err(fault) => publish(config, &name, &mut status, &Enacting::Failed(fault.to_string()))?,
-                }
-                return Ok(status);
-            }
-            let before = self.remember(policy, &state, &seen)?;
-            publish(config, &name, &mut status, &Enacting::Progressing)?;
-            let done = self.transact(&name, &prober, &state).await;
-            if !matches!(done.outcome, Outcome::Applied | Outcome::Stuck { .. }) {
-                self.keep(&name, before.as_ref())?;
-            }
-            status.plan.clone_from(&done.plan);
-            status.probes.clone_from(&done.probes);
-            if !tell(config, &name, &mut status, &done, start).await? {
-                return Ok(status);
-            }
+        };
+        status.desired_state = Some(json);
+        let kept = captures_file(config, &name);
+        match &captured {
+            Some(found) => files::write(&kept, &yaml::write(found), 0o600, true)?,
+            None => remove(&kept)?,
         }
+        status.captured_states = captured;
+        if policy.spec.mode == Some(Mode::Plan) {
+            match plan::plan(&state, &seen).map_err(|e| e.under("spec.desiredState")) {
+                Ok(plan) if plan.is_empty() => self.show(policy, status, vec![])?,
+                Ok(plan) => self.show(policy, status, plan.lines)?,
+                Err(fault) => publish(config, &name, status, &Enacting::Failed(fault.to_string()))?,
+            }
+            return Ok(false);
+        }
+        let before = self.remember(policy, &state, &seen)?;
+        publish(config, &name, status, &Enacting::Progressing)?;
+        let done = self.transact(&name, &prober, &state).await;
+        if !matches!(done.outcome, Outcome::Applied | Outcome::Stuck { .. }) {
+            self.keep(&name, before.as_ref())?;
+        }
+        status.plan.clone_from(&done.plan);
+        status.probes.clone_from(&done.probes);
+        tell(config, &name, status, &done, start).await
     }
 
     /// Keeps what leads back, where the policy says that it is to be undone. Gives what was kept before.

@@ -254,20 +254,10 @@ impl<H: Host> Worker<H> {
             return self.leave(&name).await;
         }
         let status = self.status(&name);
-        let paused = policy.spec.paused == Some(true);
         if !policy.spec.matches(&node.labels) {
-            self.settled.remove(&name);
-            return match status {
-                Some(status) if status.reverts() && paused => Ok(Next::Rest),
-                Some(status) if status.reverts() => {
-                    let prober = self.prober.with_overrides(&policy.spec.probes);
-                    self.undo(policy, &prober.unwrap_or_else(|_| self.prober.clone())).await
-                }
-                Some(_) => self.delete(&name).await.map(|()| Next::Rest),
-                None => Ok(Next::Rest),
-            };
+            return self.not_meant(policy, status.as_ref()).await;
         }
-        if paused {
+        if policy.spec.paused == Some(true) {
             return Ok(Next::Rest);
         }
         if let Some(why) = self.drift.gives_way(&name) {
@@ -289,31 +279,50 @@ impl<H: Host> Worker<H> {
             return self.crashed(policy, status, found).await;
         }
         if decide::is_final(&status, generation) {
-            if self.waiting.remove(&name).is_some() && condition::is_true(&status.conditions, "Aborted") {
-                let object = nnce::name(&self.config.node_name, &name);
-                let note = format!("reconciliation of enactment \"{object}\" has aborted");
-                self.events.tell(policy, Reason::ReconcileFailed, &note);
-            }
-            self.settled.insert(name, generation);
+            self.ended(policy, &status);
             return Ok(Next::Rest);
         }
-        if let Some((g, at)) = self.retry_at.get(&name)
-            && *g == generation
-            && *at > Instant::now()
-        {
-            return Ok(Next::In(*at - Instant::now()));
+        match self.not_before(&name, &status, generation) {
+            Some(pause) => Ok(Next::In(pause)),
+            None => self.attempt(policy, status, node).await,
         }
-        // whoever asked for a slot has nothing to look at until it is granted
-        let asked = self
-            .waiting
-            .get(&name)
-            .filter(|(g, since)| *g == generation && since.elapsed() < PATIENCE);
-        if let Some((_, since)) = asked
-            && !decide::has_slot(&status, generation)
-        {
-            return Ok(Next::In(PATIENCE.saturating_sub(since.elapsed())));
+    }
+
+    /// A policy that does not select this node, or not any more.
+    async fn not_meant(&mut self, policy: &Policy, status: Option<&Status>) -> Result<Next, kube::Error> {
+        let name = policy.name_any();
+        self.settled.remove(&name);
+        match status {
+            Some(status) if status.reverts() && policy.spec.paused == Some(true) => Ok(Next::Rest),
+            Some(status) if status.reverts() => {
+                let prober = self.prober.with_overrides(&policy.spec.probes);
+                self.undo(policy, &prober.unwrap_or_else(|_| self.prober.clone())).await
+            }
+            Some(_) => self.delete(&name).await.map(|()| Next::Rest),
+            None => Ok(Next::Rest),
         }
-        self.attempt(policy, status, node).await
+    }
+
+    /// This generation of the policy is through with this node. That the controller has aborted it, it is for us to tell.
+    fn ended(&mut self, policy: &Policy, status: &Status) {
+        let name = policy.name_any();
+        if self.waiting.remove(&name).is_some() && condition::is_true(&status.conditions, "Aborted") {
+            let object = nnce::name(&self.config.node_name, &name);
+            let note = format!("reconciliation of enactment \"{object}\" has aborted");
+            self.events.tell(policy, Reason::ReconcileFailed, &note);
+        }
+        self.settled.insert(name, policy.metadata.generation.unwrap_or(0));
+    }
+
+    /// How long there is nothing to try yet: after a failure, or as whoever asked for a slot has nothing to look at until it is granted.
+    fn not_before(&self, name: &str, status: &Status, generation: i64) -> Option<Duration> {
+        let retry = self.retry_at.get(name).filter(|(g, _)| *g == generation);
+        let pause = retry.map(|(_, at)| at.saturating_duration_since(Instant::now()));
+        let asked = self.waiting.get(name).filter(|(g, _)| *g == generation);
+        let asked = asked.filter(|_| !decide::has_slot(status, generation));
+        let patience = asked.map(|(_, since)| PATIENCE.saturating_sub(since.elapsed()));
+        let any = |pause: &Duration| !pause.is_zero();
+        pause.filter(any).or(patience.filter(any))
     }
 
     async fn attempt(&mut self, policy: &Policy, status: Status, node: &capture::Node) -> Result<Next, kube::Error> {

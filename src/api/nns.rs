@@ -4,7 +4,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Condition, Crd, any_object, as_version};
+use super::{Condition, Crd, as_version, whole_object};
 
 /// A state has no spec.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct NodeNetworkStateSpec {}
 pub struct NodeNetworkStateStatus {
     /// As `netwright show` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "any_object")]
+    #[schemars(schema_with = "whole_object")]
     pub current_state: Option<Value>,
     /// RFC 3339; moves when the content does.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -385,78 +385,52 @@ impl Controller {
     }
 
     async fn send(&self, write: &Write) -> anyhow::Result<Answer> {
-        let params = PatchParams {
-            field_manager: Some("netwright-controller".to_owned()),
-            ..PatchParams::default()
-        };
         let sent = async {
-            Ok(match write {
+            match write {
                 Write::Grant(e, generation) => {
-                    tracing::info!(
-                        policy = e.policy,
-                        node = e.node,
-                        "slot granted for generation {generation}"
-                    );
-                    // decided on what was known of it, which may not hold any more
-                    let patch = json!({
-                        "metadata": {"resourceVersion": e.resource_version},
-                        "status": {"slot": slot(*generation, clock::now())},
-                    });
-                    let object = self
-                        .enactments
-                        .patch_status(&e.name, &params, &Patch::Merge(patch))
-                        .await?;
+                    let (policy, node) = (&e.policy, &e.node);
+                    tracing::info!(policy, node, "slot granted for generation {generation}");
+                    let slot = slot(*generation, clock::now());
+                    let answer = self.merge(e, json!({"slot": slot})).await?;
                     metrics::controller().granted();
-                    Answer::Enactment(Box::new(object))
+                    Ok(answer)
                 }
                 Write::TakeBack(e) => {
                     tracing::info!(policy = e.policy, node = e.node, phase = "slot", "slot taken back");
-                    // a node that began meanwhile keeps it
                     let now = clock::now().to_string();
-                    let patch = json!({
-                        "metadata": {"resourceVersion": e.resource_version},
-                        "status": {"slot": {"granted": now, "expires": now}},
-                    });
-                    let object = self
-                        .enactments
-                        .patch_status(&e.name, &params, &Patch::Merge(patch))
-                        .await?;
-                    Answer::Enactment(Box::new(object))
+                    self.merge(e, json!({"slot": {"granted": now, "expires": now}})).await
                 }
                 Write::Abort(e, generation, message) => {
                     tracing::info!(policy = e.policy, node = e.node, phase = "slot", "aborted: {message}");
                     let how = Enacting::Aborted(message.clone());
-                    // an agent that wrote meanwhile has the last word
-                    let patch = json!({
-                        "metadata": {"resourceVersion": e.resource_version},
-                        "status": {
-                            "policyGeneration": generation,
-                            "observedGeneration": generation,
-                            "conditions": condition::enactment(&how, &e.conditions, &clock::now().to_string()),
-                        },
+                    let conditions = condition::enactment(&how, &e.conditions, &clock::now().to_string());
+                    let status = json!({
+                        "policyGeneration": generation,
+                        "observedGeneration": generation,
+                        "conditions": conditions,
                     });
-                    let object = self
-                        .enactments
-                        .patch_status(&e.name, &params, &Patch::Merge(patch))
-                        .await?;
-                    Answer::Enactment(Box::new(object))
+                    self.merge(e, status).await
                 }
                 Write::Status(policy, status) => {
-                    let patch = json!({"status": status});
-                    let object = self
-                        .policies
-                        .patch_status(policy, &params, &Patch::Merge(patch))
-                        .await?;
-                    Answer::Policy(Box::new(object))
+                    let patch = Patch::Merge(json!({"status": status}));
+                    let object = self.policies.patch_status(policy, &params(), &patch).await?;
+                    Ok(Answer::Policy(Box::new(object)))
                 }
-                Write::Delete(e, gone) => self.delete(e, gone).await?,
-            })
+                Write::Delete(e, gone) => self.delete(e, gone).await,
+            }
         };
         match timeout(CALL, sent).await.context("no answer")? {
             // what is gone needs nothing, what is newer will be decided anew: its event is on the way
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Answer::Done),
             other => Ok(other?),
         }
+    }
+
+    /// Merges into the status of an enactment as it was decided on: an agent that wrote or began meanwhile has the last word.
+    async fn merge(&self, e: &Enactment, status: serde_json::Value) -> kube::Result<Answer> {
+        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": e.resource_version}, "status": status}));
+        let object = self.enactments.patch_status(&e.name, &params(), &patch).await?;
+        Ok(Answer::Enactment(Box::new(object)))
     }
 
     /// Enactments to be deleted. The watches may tell of one before they tell of its policy or node: the apiserver is asked, for the policy once.
@@ -555,6 +529,13 @@ where
     // a list from a cache might not know what another controller granted a moment ago
     let config = watcher::Config::default();
     watch::events(api.clone(), config).map(change).boxed()
+}
+
+fn params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(LEASE.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 fn slot(generation: i64, now: Timestamp) -> Slot {
