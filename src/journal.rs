@@ -1,11 +1,14 @@
 //! What survives us: the lock that keeps a second agent out, and the journal that tells the next start what was under way.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use crate::error::HostError;
 use crate::host::files;
@@ -17,6 +20,9 @@ use crate::nm::checkpoint;
 use crate::observation::Observation;
 use crate::step::Effect;
 use crate::transaction::Phase;
+
+/// Pause between two looks whether kubernetes-nmstate's handler is gone; its own in the same place.
+const HANDLER_PAUSE: Duration = Duration::from_secs(5);
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> HostError {
     HostError::Other(format!("{what} {}: {e}", path.display()))
@@ -55,6 +61,36 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "pid {} {command}", std::process::id()));
         Ok(Lock { _file: file })
+    }
+
+    /// Waits until no handler of kubernetes-nmstate is on this node, and keeps it out: two that carry out the same policies undo each other's
+    /// work. It holds an exclusive flock(2) on this file and asks for it at the same pace. None where its folder is not there.
+    pub async fn instead_of_handler(path: &Path) -> Option<Self> {
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = match open() {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return None,
+            Err(e) => {
+                warn!(
+                    "whether kubernetes-nmstate is at work on this node cannot be told: {}: {e}",
+                    path.display()
+                );
+                return None;
+            }
+        };
+        let mut told = false;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if !told {
+                let at = path.display();
+                warn!("kubernetes-nmstate is at work on this node ({at} is locked): waiting until its handler is gone");
+                told = true;
+            }
+            sleep(HANDLER_PAUSE).await;
+        }
+        if told {
+            info!("kubernetes-nmstate is gone from this node");
+        }
+        Some(Lock { _file: file })
     }
 }
 

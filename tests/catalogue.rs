@@ -489,6 +489,12 @@ const INHERITED: &str = r#"{"status": {"policyGeneration": 1, "desiredState": {"
   {"type": "Progressing", "status": "False", "reason": "SuccessfullyConfigured"}, {"type": "Pending", "status": "False", "reason": "SuccessfullyConfigured"},
   {"type": "Aborted", "status": "False", "reason": "SuccessfullyConfigured"}]}}"#;
 
+/// And where it has given up.
+const FAILED: &str = r#"{"status": {"policyGeneration": 1, "retryCount": {"1": 5}, "conditions": [
+  {"type": "Failing", "status": "True", "reason": "FailedToConfigure", "message": "it did not work"}, {"type": "Available", "status": "False", "reason": "FailedToConfigure"},
+  {"type": "Progressing", "status": "False", "reason": "FailedToConfigure"}, {"type": "Pending", "status": "False", "reason": "FailedToConfigure"},
+  {"type": "Aborted", "status": "False", "reason": "SuccessfullyConfigured"}]}}"#;
+
 /// A node's state as somebody else published it, with what this node does not have.
 const PUBLISHED: &str = r#"{"status": {"currentState": {"dns-resolver": {"config": {}, "running": {}}, "interfaces": [{"name": "gone0", "type": "dummy"}],
   "ovn": {"bridge-mappings": [{"localnet": "physnet1", "bridge": "br-ex"}]}}, "lastSuccessfulUpdateTime": "2024-05-01T12:00:00Z"}}"#;
@@ -523,7 +529,7 @@ fn two_nodes_counts_conditions_enactments_deleted_and_nodes_that_leave() {
             "--subresource=status",
             "--type=merge",
             "-p",
-            INHERITED,
+            if node == "node01" { INHERITED } else { FAILED },
         ]);
     }
     bed.cluster
@@ -538,12 +544,31 @@ fn two_nodes_counts_conditions_enactments_deleted_and_nodes_that_leave() {
     let file = std::fs::File::create(&history).expect("a file");
     watch.args(["get", "nnce", "-w", "-o", line]).stdout(file);
     bed.others.push(watch.spawn().expect("kubectl"));
+    // taken over from kubernetes-nmstate: nothing is touched, what failed there is tried anew, and nothing is begun while it is still there
+    let lock = |node: &str| bed.cluster.dir.0.join(format!("{node}.handler_lock"));
+    let handler = std::fs::File::create(lock("node01")).expect("a file");
+    handler.lock().expect("locked");
     for node in ["node01", "node02"] {
-        bed.agent(node, &["--bridge-marker"]);
+        let lock = lock(node).display().to_string();
+        bed.agent(node, &["--bridge-marker", "--handler-lock", &lock]);
     }
     must(&mut bed.cluster.verb("controller"));
-
-    // taken over from kubernetes-nmstate: nothing is touched
+    bed.eventually("one takes over, the other one waits", || {
+        let is = |path: &str| bed.at(&["nnce", "node02.old"], path);
+        let over =
+            is(".status.conditions[?(@.type==\"Available\")].status") == "True" && is(".status.retryCount").is_empty();
+        over && bed
+            .cluster
+            .log("agent-node01.log")
+            .contains("kubernetes-nmstate is at work on this node")
+    });
+    assert!(bed.at(&["nns", "node01"], ".status.currentState").contains("physnet1"));
+    drop(handler);
+    bed.eventually("it goes on", || {
+        bed.cluster
+            .log("agent-node01.log")
+            .contains("kubernetes-nmstate is gone")
+    });
     bed.becomes("old", "Available");
     assert_eq!(
         bed.at(&["nncp", "old"], ".status.conditions[?(@.type==\"Available\")].message"),

@@ -192,6 +192,12 @@ impl Bed {
             "-f",
             &format!("{root}/crds"),
         ]);
+        let wish = "apiVersion: nmstate.io/v1\nkind: NMState\nmetadata: {name: nmstate}\n";
+        cluster.kubectl_apply(wish);
+        predecessor(
+            &cluster,
+            &cluster.kubectl(&["get", "nmstate", "nmstate", "-o", "jsonpath={.metadata.uid}"]),
+        );
         let token = cluster.kubectl(&["-n", "nmstate", "create", "token", "netwright-installer"]);
         let admin: Value =
             yaml::read(&std::fs::read_to_string(cluster.dir.0.join("c/admin.kubeconfig")).expect("kubeconfig"))
@@ -255,6 +261,42 @@ fn all(bed: &Bed) -> Vec<String> {
         .collect()
 }
 
+/// What kubernetes-nmstate leaves when its operator is taken away: all of it its NMState's, but for one thing that somebody else has made.
+fn predecessor(cluster: &Cluster, uid: &str) {
+    let owner = format!("ownerReferences: [{{apiVersion: nmstate.io/v1, kind: NMState, name: nmstate, uid: {uid}}}]");
+    let workload = |kind: &str, name: &str, owner: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: nmstate, {owner}}}\nspec: {{selector: {{matchLabels: {{a: b}}}}, \
+             template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}\n---\n"
+        )
+    };
+    let text = [
+        workload("DaemonSet", "nmstate-handler", &owner),
+        workload("Deployment", "nmstate-webhook", &owner),
+        workload("Deployment", "nmstate-metrics", ""),
+        format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {{name: nmstate, {owner}}}\n---\n\
+             apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {{name: nncp-validation-policy, {owner}}}\n\
+             spec: {{matchConstraints: {{resourceRules: [{{apiGroups: [nmstate.io], apiVersions: [v1], operations: [UPDATE], resources: [nodenetworkconfigurationpolicies]}}]}}, \
+             validations: [{{expression: 'false'}}]}}\n"
+        ),
+    ];
+    cluster.kubectl_apply(&text.concat());
+}
+
+/// What is left of it.
+fn left(bed: &Bed) -> Vec<String> {
+    let there = |namespaced: &[&str], what: &str| bed.get(&[namespaced, &[what, "-o", "name"]].concat());
+    let text = [
+        there(&["-n", "nmstate"], "daemonset,deployment"),
+        there(&[], "mutatingwebhookconfiguration"),
+        there(&[], "validatingadmissionpolicy"),
+    ];
+    let text = text.concat();
+    let lines = text.lines().filter(|l| l.contains("nmstate") || l.contains("nncp"));
+    lines.map(str::to_owned).collect()
+}
+
 #[test]
 fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
     if !may_run() {
@@ -267,6 +309,9 @@ fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
         bed.cluster.kubectl_apply(&text);
     };
     wish("{nodeSelector: {a: b}, logLevel: debug}");
+    bed.eventually("what kubernetes-nmstate made for it is gone", || {
+        left(&bed) == ["deployment.apps/nmstate-metrics"]
+    });
     bed.shows("it is being installed", &["nmstate", "nmstate"], TRUE, "Progressing");
     bed.shows("agents", &AGENT, "{.spec.template.spec.nodeSelector}", "{\"a\":\"b\"}");
     bed.shows(
@@ -285,11 +330,11 @@ fn an_object_leads_to_an_installation_and_its_deletion_to_none() {
     for (what, status) in [
         (
             AGENT,
-            "{\"desiredNumberScheduled\": 1, \"currentNumberScheduled\": 1, \"numberMisscheduled\": 0, \"numberReady\": 1, \"updatedNumberScheduled\": 1, \"numberAvailable\": 1, \"observedGeneration\": 1}",
+            "{\"desiredNumberScheduled\": 1, \"currentNumberScheduled\": 1, \"numberMisscheduled\": 0, \"numberReady\": 1, \"updatedNumberScheduled\": 1, \"numberAvailable\": 1, \"observedGeneration\": 9}",
         ),
         (
             CONTROLLER,
-            "{\"replicas\": 2, \"updatedReplicas\": 2, \"readyReplicas\": 2, \"availableReplicas\": 2, \"observedGeneration\": 1}",
+            "{\"replicas\": 2, \"updatedReplicas\": 2, \"readyReplicas\": 2, \"availableReplicas\": 2, \"observedGeneration\": 9}",
         ),
     ] {
         let patch = format!("{{\"status\": {status}}}");

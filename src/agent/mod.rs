@@ -72,6 +72,8 @@ pub struct Config {
     pub metrics_address: Address,
     /// Report bridges as resources of the Node.
     pub bridge_marker: bool,
+    /// The lock of kubernetes-nmstate's handler.
+    pub handler_lock: PathBuf,
 }
 
 impl Config {
@@ -92,6 +94,7 @@ impl Config {
             max_backoff: Duration::from_secs(30),
             metrics_address: Address(None),
             bridge_marker: false,
+            handler_lock: PathBuf::new(),
         }
     }
 }
@@ -113,6 +116,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drop(stop_signal());
     let _lock = Lock::take(&config.state_dir)?;
     serve::start(config.metrics_address, Role::Agent);
+    let _no_handler = tokio::select! {
+        lock = Lock::instead_of_handler(&config.handler_lock) => lock,
+        () = stop_signal() => return Ok(()),
+    };
     let journal = Journal::open(&config.state_dir)?;
     let host = LiveHost::connect().await?;
     let recovered = tokio::select! {

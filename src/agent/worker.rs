@@ -254,6 +254,9 @@ impl<H: Host> Worker<H> {
             return self.leave(&name).await;
         }
         let status = self.status(&name);
+        if status.as_ref().is_some_and(Status::is_inherited) {
+            return self.leave(&name).await;
+        }
         if !policy.spec.matches(&node.labels) {
             return self.not_meant(policy, status.as_ref()).await;
         }

@@ -8,6 +8,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::condition::is_true;
 use super::nncp::OnDelete;
 use super::{Condition, Crd, any_object, as_version};
 
@@ -160,6 +161,13 @@ impl NodeNetworkConfigurationEnactmentStatus {
     /// Something was changed that is to be undone when the policy is gone.
     pub fn reverts(&self) -> bool {
         self.on_delete == Some(OnDelete::Revert) && self.revert_state.is_some()
+    }
+
+    /// kubernetes-nmstate, which knows no `observedGeneration`, said that something is wrong or not done yet. It is gone, and that is no last
+    /// word: the next one tries for itself. That all is well is believed.
+    pub fn is_inherited(&self) -> bool {
+        let well = is_true(&self.conditions, "Available");
+        self.observed_generation.is_none() && !self.conditions.is_empty() && !well
     }
 }
 

@@ -170,6 +170,13 @@ struct AgentArgs {
     /// Report each bridge as a resource of the Node, for pods that want one.
     #[arg(long, conflicts_with = "policy_dir")]
     bridge_marker: bool,
+    /// The lock of kubernetes-nmstate's handler: the agent waits until that is gone, and keeps it out. Left alone where its folder is not there.
+    #[arg(
+        long,
+        env = "NMSTATE_INSTANCE_NODE_LOCK_FILE",
+        default_value = "/var/k8s_nmstate/handler_lock"
+    )]
+    handler_lock: PathBuf,
 }
 
 fn hostname() -> String {
@@ -192,6 +199,7 @@ impl From<AgentArgs> for agent::Config {
             max_backoff: Duration::from_secs(a.max_backoff),
             metrics_address: a.metrics_address,
             bridge_marker: a.bridge_marker,
+            handler_lock: a.handler_lock,
         }
     }
 }

@@ -256,7 +256,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "nmstate.io/v1beta1", "kind": "NodeNetworkConfigurationEnactment", "spec": {},
             "metadata": {"name": format!("{node}.p"), "labels": {"nmstate.io/policy": "p", "nmstate.io/node": node}},
-            "status": {"conditions": conditions, "policyGeneration": 1, "features": ["lldp"],
+            "status": {"conditions": conditions, "policyGeneration": 1, "observedGeneration": 1, "features": ["lldp"],
                 "slot": {"generation": 1, "granted": "2026-01-01T00:00:00Z", "expires": expires}}}))
         .expect("an enactment")
     }

@@ -414,6 +414,12 @@ fn enactment(object: NodeNetworkConfigurationEnactment, now: Timestamp) -> Optio
     let policy_uid = object.annotations().get(ANNOTATION_POLICY_UID).cloned();
     let (uid, resource_version, revision) = (object.uid(), object.resource_version(), revision(&object));
     let status = object.status.unwrap_or_default();
+    // its node does away with it and begins anew
+    let status = if status.is_inherited() {
+        Default::default()
+    } else {
+        status
+    };
     let reverts = status.reverts();
     Some(Enactment {
         asks: asks.filter(|_| status.conditions.is_empty()),
@@ -582,7 +588,7 @@ pub(super) mod tests {
         let (granted, expires) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
         let slot =
             |generation: i64, expires: &str| json!({"generation": generation, "granted": granted, "expires": expires});
-        let working = json!({"policyGeneration": 1, "slot": slot(1, expires), "conditions": [{"type": "Progressing", "status": "True"}]});
+        let working = json!({"policyGeneration": 1, "observedGeneration": 1, "slot": slot(1, expires), "conditions": [{"type": "Progressing", "status": "True"}]});
         let mut gone = |status: serde_json::Value, revision: u32| {
             world.apply(Change::Enactment(Event::Apply(told("a", revision, status.clone()))));
             world.apply(Change::Enactment(Event::Delete(told("a", revision, status))));

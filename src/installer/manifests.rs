@@ -60,6 +60,34 @@ pub fn objects(install: &Install<'_>) -> Result<Vec<Value>, String> {
     Ok(objects)
 }
 
+/// What kubernetes-nmstate's operator makes for an NMState that must not stay beside ours: its handler keeps our agents waiting, and its
+/// admission refuses what ours allows. By kind and name, the handler last.
+pub fn predecessors(namespace: &str) -> Vec<Value> {
+    let admission = "admissionregistration.k8s.io/v1";
+    let everywhere = [
+        (admission, "MutatingWebhookConfiguration", "nmstate"),
+        (
+            admission,
+            "ValidatingAdmissionPolicyBinding",
+            "nncp-validation-policy-binding",
+        ),
+        (admission, "ValidatingAdmissionPolicy", "nncp-validation-policy"),
+    ];
+    let here = [
+        ("policy/v1", "PodDisruptionBudget", "nmstate-webhook"),
+        ("apps/v1", "Deployment", "nmstate-webhook"),
+        ("apps/v1", "Deployment", "nmstate-metrics"),
+        ("apps/v1", "Deployment", "nmstate-cert-manager"),
+        ("apps/v1", "DaemonSet", "nmstate-handler"),
+    ];
+    let object = |(api, kind, name)| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}});
+    let mut objects: Vec<Value> = here.map(object).into();
+    for object in &mut objects {
+        object["metadata"]["namespace"] = json!(namespace);
+    }
+    everywhere.map(object).into_iter().chain(objects).collect()
+}
+
 /// Everything that says `namespace: nmstate` says another one.
 fn move_to(namespace: &str, value: &mut Value) {
     match value {

@@ -27,7 +27,7 @@ use crate::api::{NMState, condition, crds};
 pub mod manifests;
 pub mod status;
 
-use manifests::{Image, Install, objects, stands};
+use manifests::{Image, Install, objects, predecessors, stands};
 use status::Standing;
 
 /// The name under which kubernetes-nmstate owns fields.
@@ -63,6 +63,7 @@ pub async fn run(client: Client, namespace: &str, pod: &str, image: Option<Strin
         known: BTreeMap::new(),
         listing: None,
         gone: vec![],
+        succeeded: None,
     };
     // those that watch NMStates need its definition
     while let Err(e) = installer.definitions().await {
@@ -106,6 +107,8 @@ struct Installer {
     listing: Option<BTreeMap<String, NMState>>,
     /// NMStates whose objects are to be removed.
     gone: Vec<NMState>,
+    /// `metadata.uid` of the NMState of which we have removed what kubernetes-nmstate made.
+    succeeded: Option<String>,
 }
 
 impl Installer {
@@ -174,6 +177,12 @@ impl Installer {
                 Standing::Failed(why(&e))
             }
         };
+        if !matches!(standing, Standing::Failed(_))
+            && let Err(e) = self.succeed(&wish).await
+        {
+            tracing::warn!(phase = "install", "{}", crate::error::chain(e.as_ref()));
+            pause = RETRY;
+        }
         if let Err(e) = self.report(&wish, &standing).await {
             tracing::warn!(phase = "install", "{}", crate::error::chain(e.as_ref()));
             pause = RETRY;
@@ -212,6 +221,25 @@ impl Installer {
             Some(e) => Err(e),
             None => Ok(status::standing(&workloads)),
         }
+    }
+
+    /// Removes what kubernetes-nmstate made for this NMState, once: where its operator still runs it makes it again.
+    async fn succeed(&mut self, wish: &NMState) -> anyhow::Result<()> {
+        if self.succeeded == wish.uid() {
+            return Ok(());
+        }
+        for object in predecessors(&self.namespace) {
+            let what = what(&object);
+            if self
+                .delete(&object, wish)
+                .await
+                .with_context(|| format!("deleting {what}"))?
+            {
+                tracing::info!(phase = "install", "{what} of kubernetes-nmstate removed");
+            }
+        }
+        self.succeeded = wish.uid();
+        Ok(())
     }
 
     /// The image of our own pod, and how it is pulled.
@@ -313,18 +341,18 @@ impl Installer {
         Ok(())
     }
 
-    /// Only what is owned by this very NMState: others, and what was to be kept (`--cascade=orphan`), stay.
-    async fn delete(&self, object: &Value, wish: &NMState) -> anyhow::Result<()> {
+    /// Only what is owned by this very NMState: others, and what was to be kept (`--cascade=orphan`), stay. Says whether there was any.
+    async fn delete(&self, object: &Value, wish: &NMState) -> anyhow::Result<bool> {
         let (api, name) = (self.api(object)?, name(object));
         let Some(live) = timeout(CALL, api.get_opt(name)).await.context("no answer")?? else {
-            return Ok(());
+            return Ok(false);
         };
         if !live
             .owner_references()
             .iter()
             .any(|o| Some(&o.uid) == wish.metadata.uid.as_ref())
         {
-            return Ok(());
+            return Ok(false);
         }
         let params = DeleteParams {
             preconditions: Some(Preconditions {
@@ -335,7 +363,7 @@ impl Installer {
         };
         let deleted = timeout(CALL, api.delete(name, &params)).await.context("no answer")?;
         absent_is_fine(deleted.map(drop))?;
-        Ok(())
+        Ok(true)
     }
 
     /// There is one installation: of two wishes the older one counts, and the other goes.

@@ -403,6 +403,7 @@ pub fn agent_flags(node: &str) -> netwright::agent::Config {
         run_dir: PathBuf::new(),
         policy_dir: None,
         bridge_marker: false,
+        handler_lock: Default::default(),
         metrics_address: netwright::serve::Address(None),
         probe_timeout: Duration::from_secs(120),
         probe_dns_host: None,
