@@ -254,14 +254,14 @@ impl<H: Host> Worker<H> {
             return self.leave(&name).await;
         }
         let status = self.status(&name);
-        if status.as_ref().is_some_and(Status::is_inherited) {
-            return self.leave(&name).await;
-        }
         if !policy.spec.matches(&node.labels) {
             return self.not_meant(policy, status.as_ref()).await;
         }
         if policy.spec.paused == Some(true) {
             return Ok(Next::Rest);
+        }
+        if status.as_ref().is_some_and(Status::is_inherited) {
+            return self.leave(&name).await;
         }
         if let Some(why) = self.drift.gives_way(&name) {
             return self.give_way(policy, status.unwrap_or_default(), why).await;

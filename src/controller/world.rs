@@ -624,6 +624,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn of_what_kubernetes_nmstate_said_only_good_news_counts() {
+        let said = |type_: &str, observed: Option<i64>| {
+            let mut e = nnce("n1", "br0", 7);
+            let conditions = json!([{"type": type_, "status": "True"}]);
+            let status = json!({"policyGeneration": 1, "observedGeneration": observed, "conditions": conditions});
+            e.status = serde_json::from_value(status).ok();
+            let e = enactment(e, Timestamp::UNIX_EPOCH).expect("an enactment");
+            (e.generation, e.is(type_))
+        };
+        assert_eq!(said("Available", None), (Some(1), true));
+        assert_eq!(said("Failing", Some(1)), (Some(1), true), "our own word");
+        for type_ in ["Failing", "Aborted", "Progressing", "Pending"] {
+            assert_eq!(said(type_, None), (None, false), "{type_}");
+        }
+    }
+
+    #[test]
     fn a_late_event_does_not_undo_a_newer_answer() {
         let mut world = listed();
         world.apply(Change::Enactment(Event::InitDone));
