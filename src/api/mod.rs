@@ -52,12 +52,10 @@ pub fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 }
 
 /// Likewise; whoever applies it owns all of it, so that nothing stays of what another one had applied before.
-pub fn whole_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "x-kubernetes-preserve-unknown-fields": true,
-        "x-kubernetes-map-type": "atomic",
-    })
+pub fn whole_object(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = any_object(generator);
+    schema.insert("x-kubernetes-map-type".to_owned(), "atomic".into());
+    schema
 }
 
 /// Number or percentage.
