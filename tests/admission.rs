@@ -11,16 +11,20 @@ use jiff::Timestamp;
 use netwright::admission;
 use netwright::admission::check::{Findings, policy};
 use netwright::admission::review::{Outcome, Question, answer};
+use netwright::state::NetworkState;
 use netwright::yaml;
 use serde_json::{Value, json};
 
 /// A spec in YAML.
 fn said(spec: &str) -> Findings {
-    policy("p", yaml::read(spec).expect("it is YAML"))
+    policy("p", &yaml::read(spec).expect("it is YAML").to_string())
 }
 
 fn document(desired: &str) -> Findings {
-    policy("p", json!({"desiredState": yaml::read(desired).expect("it is YAML")}))
+    policy(
+        "p",
+        &json!({"desiredState": yaml::read(desired).expect("it is YAML")}).to_string(),
+    )
 }
 
 fn faults(found: &Findings) -> Vec<String> {
@@ -111,7 +115,7 @@ fn ordinary_policies_pass_without_a_word() {
         assert_eq!(document(desired), Findings::default(), "{desired}");
     }
     for nothing in [json!({}), Value::Null] {
-        assert_eq!(policy("p", nothing), Findings::default());
+        assert_eq!(policy("p", &nothing.to_string()), Findings::default());
     }
 }
 
@@ -239,7 +243,7 @@ fn what_is_around_the_document_is_checked_too() {
     }
     let long = "n".repeat(64);
     for name in [long.as_str(), "-x", "a_"] {
-        let text = faults(&policy(name, json!({}))).join("\n");
+        let text = faults(&policy(name, "{}")).join("\n");
         let want =
             format!("invalid policy name: \"{name}\": must be no more than 63 characters or match label value format");
         assert_eq!(text, want);
@@ -252,7 +256,15 @@ fn nothing_is_refused_that_some_node_takes() {
     let (mut taken, mut refused, mut wrong) = (0, 0, vec![]);
     for file in common::cases("golden") {
         let case = yaml::read(&std::fs::read_to_string(&file).expect("a case")).expect("it is YAML");
-        let found = policy("p", json!({"desiredState": case["desired"]}));
+        let text = case["desired"].to_string();
+        let read = NetworkState::from_text(&text, |_| ());
+        assert_eq!(
+            read,
+            NetworkState::from_json(case["desired"].clone()),
+            "{}",
+            file.display()
+        );
+        let found = policy("p", &json!({"desiredState": case["desired"]}).to_string());
         match (case.get("error"), found.faults.first()) {
             (None, Some(fault)) => wrong.push(format!("{}: {fault}", file.display())),
             (None, None) => taken += 1,

@@ -5,10 +5,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::known::{self, Known};
-use crate::agent::defaults::default_bridge_vlans;
+use crate::agent::defaults::{default_bridge_vlans, default_vlans_of};
 use crate::api::NodeNetworkConfigurationPolicySpec as Spec;
 use crate::capture;
 use crate::error::{ErrorKind, Invalid};
@@ -48,20 +50,32 @@ impl Findings {
     }
 }
 
-/// Looks at a policy as it would be stored.
-pub fn policy(name: &str, mut spec: Value) -> Findings {
+/// A `spec`, its document still text: it may be large, and is never a tree as a whole.
+#[derive(Debug, Default, Deserialize)]
+struct Sent<'t> {
+    #[serde(borrow, default, rename = "desiredState")]
+    desired: Option<&'t RawValue>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Looks at a policy as it would be stored; `spec` is JSON.
+pub fn policy(name: &str, spec: &str) -> Findings {
     let mut found = Findings::default();
     if !is_label_value(name) {
         // the word of kubernetes-nmstate
         let why = format!("\"{name}\": must be no more than 63 characters or match label value format");
         found.faults.push(Invalid::new("invalid policy name", why));
     }
-    if spec.is_null() {
-        spec = Value::Object(Map::new());
-    }
-    // it may be large, and is not looked into here
-    let desired = spec.as_object_mut().and_then(|spec| spec.remove("desiredState"));
-    let spec: Spec = match serde_path_to_error::deserialize(spec) {
+    let read: Result<Option<Sent>, _> = serde_json::from_str(spec);
+    let Sent { desired, rest } = match read {
+        Ok(sent) => sent.unwrap_or_default(),
+        Err(e) => {
+            found.faults.push(Invalid::new("spec", e.to_string()));
+            return found;
+        }
+    };
+    let spec: Spec = match serde_path_to_error::deserialize(Value::Object(rest)) {
         Ok(spec) => spec,
         Err(e) => {
             let fault = Invalid::new(e.path().to_string(), e.inner().to_string());
@@ -80,40 +94,40 @@ pub fn policy(name: &str, mut spec: Value) -> Findings {
             .map(drop)
             .map_err(|e| e.under("spec")),
     );
-    captures_and_document(&spec, desired.unwrap_or_default(), &mut found);
+    if let Err(fault) = captures_and_document(&spec, desired.map_or("null", RawValue::get), &mut found) {
+        found.faults.push(fault.under(DOCUMENT));
+    }
     found
 }
 
-fn captures_and_document(spec: &Spec, desired: Value, found: &mut Findings) {
-    let mut texts: Vec<&str> = spec.capture.values().map(String::as_str).collect();
-    let templates = known::has_braces(&desired);
-    if templates {
-        known::texts(&desired, &mut texts);
+fn captures_and_document(spec: &Spec, desired: &str, found: &mut Findings) -> Result<(), Invalid> {
+    let captures: Vec<&str> = spec.capture.values().map(String::as_str).collect();
+    if !known::may_have_braces(desired) {
+        let node = capture::Node::any(captures.into_iter());
+        found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
+        let fill = |interface: &mut Value| {
+            default_vlans_of(interface);
+        };
+        document(&Known::default(), NetworkState::from_text(desired, fill)?, found);
+        return Ok(());
     }
+    let desired: Value = serde_json::from_str(desired).map_err(|e| Invalid::new("", e.to_string()))?;
+    let mut texts = captures;
+    known::texts(&desired, &mut texts);
     let node = capture::Node::any(texts.into_iter());
     found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
-    let known = match templates {
-        true => known::split(desired, &spec.capture, &node),
-        false => Ok(Known::whole(desired)),
-    };
-    let known = match known {
-        Ok(known) => known,
-        Err(fault) => return found.faults.push(fault.under(DOCUMENT)),
-    };
+    let mut known = known::split(desired, &spec.capture, &node)?;
     for partial in &known.partial {
         found.note(partial.check().map_err(|e| e.under(DOCUMENT)));
     }
-    document(known, found);
+    default_bridge_vlans(&mut known.document);
+    let whole = NetworkState::from_json(std::mem::take(&mut known.document));
+    document(&known, whole.map_err(|e| known.place(e))?, found);
+    Ok(())
 }
 
 /// The part of the document that is known whole.
-fn document(mut known: Known, found: &mut Findings) {
-    default_bridge_vlans(&mut known.document);
-    let document = std::mem::take(&mut known.document);
-    let state = match NetworkState::from_json(document) {
-        Ok(state) => state,
-        Err(fault) => return found.faults.push(known.place(fault).under(DOCUMENT)),
-    };
+fn document(known: &Known, state: NetworkState, found: &mut Findings) {
     if entries(&state) > LAID_OUT {
         let what = "so many interfaces and routes that what they ask of each other is looked at on the nodes only";
         return found.warn(DOCUMENT, what);

@@ -167,14 +167,6 @@ fn label(list: &str, i: usize, entry: &Value) -> String {
 }
 
 impl Known {
-    /// A document without templates.
-    pub fn whole(document: Value) -> Self {
-        Known {
-            document,
-            ..Known::default()
-        }
-    }
-
     /// A fault in `document`, where the author finds it.
     pub fn place(&self, mut fault: Invalid) -> Invalid {
         for (keys, places) in &self.places {
@@ -253,13 +245,51 @@ fn place_of<'v>(mut whole: &'v Value, mut known: &'v Value, mut path: &str) -> &
     }
 }
 
+/// Whether a string in this text of JSON may have braces of a template: one that is escaped may be any letter.
+pub fn may_have_braces(text: &str) -> bool {
+    let (mut inside, mut before) = (false, b' ');
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => inside = !inside,
+            b'\\' if bytes.next() == Some(b'u') => return true,
+            b'{' | b'}' if inside && before == byte => return true,
+            _ => {}
+        }
+        before = byte;
+    }
+    false
+}
+
 /// Braces of a template anywhere in it.
-pub fn has_braces(value: &Value) -> bool {
+fn has_braces(value: &Value) -> bool {
     match value {
         // most texts have no brace at all, which is quicker to see
         Value::String(text) => text.contains(['{', '}']) && (text.contains("{{") || text.contains("}}")),
         Value::Array(list) => list.iter().any(has_braces),
         Value::Object(map) => map.values().any(has_braces),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_are_seen_in_strings_only() {
+        for (text, want) in [
+            (r#"{"a":{"b":{"c":[{}]}}}"#, false),
+            (r#"{"a":"{","b":"}"}"#, false),
+            (r#"{"a\"{":"\\","b":{"c":{}}}"#, false),
+            (r#"{"a":"x {{ y }}"}"#, true),
+            (r#"{"a":"y }}"}"#, true),
+            (r#"{"a":"\"{{"}"#, true),
+            (r#"{"a":"\u007b{"}"#, true),
+        ] {
+            assert_eq!(may_have_braces(text), want, "{text}");
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(has_braces(&value), want, "{text}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
 use kube::core::{DynamicObject, Object};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::check;
@@ -13,8 +14,8 @@ const KIND: &str = "NodeNetworkConfigurationPolicy";
 /// Most faults or warnings in one answer; the apiserver cuts more than 4 KiB of warnings.
 const SHOWN: usize = 10;
 
-/// A policy as somebody wrote it. (What a `DynamicObject` holds is read twice.)
-type Written = Object<Option<Value>, Value>;
+/// A policy as somebody wrote it, its spec still text.
+type Written<'t> = Object<Option<&'t RawValue>, Value>;
 
 /// How a request went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,11 +81,12 @@ fn concerns_us(request: &AdmissionRequest<Written>) -> bool {
     written && request.kind.kind == KIND && request.sub_resource.as_deref().unwrap_or("").is_empty()
 }
 
-fn spec(object: &Written) -> &Value {
-    object.spec.as_ref().unwrap_or(&Value::Null)
+fn spec<'t>(object: &Written<'t>) -> &'t str {
+    object.spec.map_or("null", RawValue::get)
 }
 
-/// What changes nothing of the spec passes: what was stored under other rules can still be labelled, and let go.
+/// What changes nothing of the spec passes: what was stored under other rules can still be labelled, and let go. (The apiserver prints the old one and
+/// the new one alike.)
 fn keeps_spec(request: &AdmissionRequest<Written>, object: &Written) -> bool {
     request.old_object.as_ref().is_some_and(|old| spec(old) == spec(object))
 }
@@ -92,15 +94,14 @@ fn keeps_spec(request: &AdmissionRequest<Written>, object: &Written) -> bool {
 fn validate(
     mut response: AdmissionResponse,
     request: &AdmissionRequest<Written>,
-    mut object: Written,
+    object: Written,
 ) -> (AdmissionResponse, Outcome) {
     if keeps_spec(request, &object) {
         return (response, Outcome::Allowed);
     }
     // a name that the apiserver makes up is not there yet
     let name = object.metadata.name.as_deref().unwrap_or(&request.name);
-    let spec = object.spec.take().unwrap_or_default();
-    let found = check::policy(name, spec);
+    let found = check::policy(name, spec(&object));
     if !found.warnings.is_empty() {
         response.warnings = Some(found.warnings.iter().take(SHOWN).cloned().collect());
     }

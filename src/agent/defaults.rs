@@ -4,34 +4,38 @@ use serde_json::{Value, json};
 
 /// Every port without `vlan` of a linux-bridge that is up lets VLANs 2–4094 through, unless VLAN filtering is switched off. Says whether there was one.
 pub fn default_bridge_vlans(state: &mut Value) -> bool {
-    let mut any = false;
     let interfaces = state.get_mut("interfaces").and_then(Value::as_array_mut);
-    for interface in interfaces.into_iter().flatten() {
-        let is = |key: &str, want: &str| interface.get(key).and_then(Value::as_str).is_some_and(|v| v == want);
-        let up = interface.get("state").is_none() || is("state", "up");
-        if !(is("type", "linux-bridge") && up) {
-            continue;
-        }
-        let Some(bridge) = interface.get_mut("bridge") else {
-            continue;
-        };
-        if bridge.get("options").and_then(|o| o.get("vlan-filtering")) == Some(&Value::Bool(false)) {
-            continue;
-        }
-        for key in ["port", "ports"] {
-            let ports = bridge.get_mut(key).and_then(Value::as_array_mut);
-            for port in ports
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_object_mut)
-                .filter(|p| !p.contains_key("vlan"))
-            {
-                port.insert(
-                    "vlan".into(),
-                    json!({"mode": "trunk", "trunk-tags": [{"id-range": {"min": 2, "max": 4094}}]}),
-                );
-                any = true;
-            }
+    let filled = |any: bool, interface: &mut Value| default_vlans_of(interface) || any;
+    interfaces.into_iter().flatten().fold(false, filled)
+}
+
+/// The same of one entry of `interfaces`.
+pub fn default_vlans_of(interface: &mut Value) -> bool {
+    let is = |key: &str, want: &str| interface.get(key).and_then(Value::as_str).is_some_and(|v| v == want);
+    let up = interface.get("state").is_none() || is("state", "up");
+    if !(is("type", "linux-bridge") && up) {
+        return false;
+    }
+    let Some(bridge) = interface.get_mut("bridge") else {
+        return false;
+    };
+    if bridge.get("options").and_then(|o| o.get("vlan-filtering")) == Some(&Value::Bool(false)) {
+        return false;
+    }
+    let mut any = false;
+    for key in ["port", "ports"] {
+        let ports = bridge.get_mut(key).and_then(Value::as_array_mut);
+        for port in ports
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+            .filter(|p| !p.contains_key("vlan"))
+        {
+            port.insert(
+                "vlan".into(),
+                json!({"mode": "trunk", "trunk-tags": [{"id-range": {"min": 2, "max": 4094}}]}),
+            );
+            any = true;
         }
     }
     any

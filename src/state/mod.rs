@@ -1,8 +1,9 @@
 //! The document: parse, print, and render from facts. Pure. A wish and a reading have one shape.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::error::Invalid;
@@ -32,7 +33,7 @@ use rule::Rules;
 pub const HIDDEN: &str = "<_password_hid_by_nmstate>";
 
 /// Host names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hostname {
     /// The kernel's.
@@ -135,6 +136,43 @@ impl NetworkState {
                 ));
             }
         };
+        match map.remove("interfaces") {
+            None | Some(Value::Null) => Self::from_sections(map, [].into_iter()),
+            Some(Value::Array(list)) => Self::from_sections(map, list.into_iter().map(Ok)),
+            Some(other) => Err(Invalid::new(
+                "interfaces",
+                format!("a list is expected, not {}", kind_of(&other)),
+            )),
+        }
+    }
+
+    /// Parses a wish that is still text of JSON, `interfaces` entry by entry: a large one is never a tree as a whole, which is most of what reading it
+    /// costs. `fill` may add to an entry before it is read.
+    pub fn from_text(text: &str, fill: impl Fn(&mut Value)) -> Result<Self, Invalid> {
+        #[derive(Deserialize)]
+        struct Outline<'t> {
+            #[serde(borrow, default)]
+            interfaces: Vec<&'t RawValue>,
+            #[serde(flatten)]
+            sections: Map<String, Value>,
+        }
+        let unreadable = |e: serde_json::Error| Invalid::new("document", e.to_string());
+        let Ok(Outline { interfaces, sections }) = serde_json::from_str(text) else {
+            // no map, or something else in place of the list: few words
+            return Self::from_json(serde_json::from_str(text).map_err(unreadable)?);
+        };
+        let entries = interfaces.into_iter().map(|entry| {
+            let mut entry = serde_json::from_str(entry.get()).map_err(unreadable)?;
+            fill(&mut entry);
+            Ok(entry)
+        });
+        Self::from_sections(sections, entries)
+    }
+
+    fn from_sections(
+        mut map: Map<String, Value>,
+        interfaces: impl Iterator<Item = Result<Value, Invalid>>,
+    ) -> Result<Self, Invalid> {
         let mut replaced = Replaced::default();
         let mut state = NetworkState {
             description: section(&mut map, "description")?,
@@ -144,16 +182,7 @@ impl NetworkState {
             routes: section(&mut map, "routes")?,
             ovs_db: section(&mut map, "ovs-db")?.map(ovs_db::whole),
             ovn: section(&mut map, "ovn")?,
-            interfaces: match map.remove("interfaces") {
-                None | Some(Value::Null) => vec![],
-                Some(Value::Array(list)) => parse_interfaces(list, &mut replaced)?,
-                Some(other) => {
-                    return Err(Invalid::new(
-                        "interfaces",
-                        format!("a list is expected, not {}", kind_of(&other)),
-                    ));
-                }
-            },
+            interfaces: parse_interfaces(interfaces, &mut replaced)?,
             replaced,
         };
         if let Some(key) = map.keys().next() {
@@ -382,10 +411,15 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn parse_interfaces(list: Vec<Value>, replaced: &mut Replaced) -> Result<Vec<Interface>, Invalid> {
-    let mut interfaces: Vec<Option<Interface>> = vec![];
+fn parse_interfaces(
+    entries: impl Iterator<Item = Result<Value, Invalid>>,
+    replaced: &mut Replaced,
+) -> Result<Vec<Interface>, Invalid> {
+    let mut interfaces: Vec<Interface> = vec![];
     let mut places: HashMap<(String, String), usize> = HashMap::new();
-    for (i, entry) in list.into_iter().enumerate() {
+    let mut gone = HashSet::new();
+    for (i, entry) in entries.enumerate() {
+        let entry = entry?;
         let label = match entry.get("name") {
             Some(Value::String(name)) => format!("interfaces[{name}]"),
             Some(other) if !other.is_null() => {
@@ -402,12 +436,14 @@ fn parse_interfaces(list: Vec<Value>, replaced: &mut Replaced) -> Result<Vec<Int
         // the last of two entries for one interface wins, as it always did
         let key = (parsed.base.name.clone(), parsed.kind.type_name().to_owned());
         if let Some(before) = places.insert(key, i) {
-            interfaces[before] = None;
+            gone.insert(before);
             replaced.0.push(parsed.base.name.clone());
         }
-        interfaces.push(Some(parsed));
+        interfaces.push(parsed);
     }
-    Ok(interfaces.into_iter().flatten().collect())
+    let mut places = 0..;
+    interfaces.retain(|_| places.next().is_none_or(|i| !gone.contains(&i)));
+    Ok(interfaces)
 }
 
 /// Links in which Open vSwitch keeps a datapath: they are nobody's interfaces.

@@ -710,12 +710,17 @@ impl Interface {
             true => "veth".to_owned(),
             false => type_name,
         };
-        let take = |map: &mut Map<String, Value>, keys: &[&str]| -> Map<String, Value> {
-            keys.iter().filter_map(|k| map.remove_entry(*k)).collect()
-        };
-        let base = take(&mut map, Base::KEYS);
+        let [mut base, mut parts, mut sections] = <[Map<String, Value>; 3]>::default();
+        for (key, value) in map {
+            let owner = match key.as_str() {
+                k if Base::KEYS.contains(&k) => &mut base,
+                k if Parts::KEYS.contains(&k) => &mut parts,
+                _ => &mut sections,
+            };
+            owner.insert(key, value);
+        }
         let mut ip = |key: &str| -> Result<Option<Ip>, Invalid> {
-            match map.remove(key) {
+            match sections.remove(key) {
                 None | Some(Value::Null) => Ok(None),
                 Some(v) => {
                     let ip: Ip = from_value(v).map_err(|e| e.under(key))?;
@@ -726,17 +731,12 @@ impl Interface {
         };
         let (ipv4, ipv6) = (ip("ipv4")?, ip("ipv6")?);
         let base: Base = from_value(Value::Object(base))?;
-        let parts = Parts::from_tree(take(&mut map, Parts::KEYS))?;
-        let sections = match AnyKind::sections_of(&type_name) {
-            Some(keys) => {
-                let sections = take(&mut map, keys);
-                if let Some(key) = map.keys().next() {
-                    return Err(Invalid::new(key, unknown_key(key, &type_name, keys)));
-                }
-                sections
-            }
-            None => map,
-        };
+        let parts = Parts::from_tree(parts)?;
+        if let Some(keys) = AnyKind::sections_of(&type_name)
+            && let Some(key) = sections.keys().find(|k| !keys.contains(&k.as_str()))
+        {
+            return Err(Invalid::new(key, unknown_key(key, &type_name, keys)));
+        }
         let kind = AnyKind::parse(&type_name, sections)?;
         base.validate(kind.space())?;
         Ok(Interface {
