@@ -578,18 +578,42 @@ impl LiveHost {
     /// Waits until no device is on its way up or down any more (NM_DEVICE_STATE 40–90, 110), and what was up `before` is up again: between
     /// two activations a device rests for a moment, and who activates it then undoes what NetworkManager is at. Gives what was seen last.
     async fn rest(&self, before: &Facts) -> Result<Observation, HostError> {
-        let begin = Instant::now();
-        let mut still = begin;
-        while begin.elapsed() < REST {
-            let Ok(seen) = self.observe().await else { break };
-            if !at_rest(&seen.facts, begin) {
-                still = Instant::now();
-            } else if restore::lost(before, &seen.facts).is_empty() || still.elapsed() >= STILL {
+        let mut wait = Rest::begin();
+        loop {
+            let seen = self.observe().await?;
+            let complete = restore::lost(before, &seen.facts).is_empty();
+            if wait.is_over(at_rest(&seen.facts, wait.begin), complete) {
                 return Ok(seen);
             }
             self.changed(STILL / 4).await;
         }
-        self.observe().await
+    }
+}
+
+/// Waiting for devices to come to rest.
+struct Rest {
+    begin: Instant,
+    /// The first look of those that saw nothing move.
+    still: Option<Instant>,
+}
+
+impl Rest {
+    fn begin() -> Self {
+        Rest {
+            begin: Instant::now(),
+            still: None,
+        }
+    }
+
+    /// After a look. Two looks have to agree, `STILL` apart, that what is not `complete` does not go on either: one alone may take longer than that
+    /// on a busy node, and what it tells is as old as it took.
+    fn is_over(&mut self, resting: bool, complete: bool) -> bool {
+        if !resting {
+            self.still = None;
+        } else if self.still.get_or_insert_with(Instant::now).elapsed() >= STILL || complete {
+            return true;
+        }
+        self.begin.elapsed() >= REST
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::LiveHost;
+use super::{LiveHost, Rest, STILL, at_rest};
 use crate::facts::{Device, Facts, Link, Ovs, OvsInterface, SavedProfile};
 use crate::host::Host;
 use crate::observation::Observation;
@@ -79,8 +79,8 @@ impl LiveHost {
     ///
     /// Says what is lost after all have come to rest and what waits for its link has had its time.
     async fn rest_without_taps(&self, before: &Facts, was: &Ovs) -> Option<(Observation, Vec<(Id, String)>)> {
-        let begin = Instant::now();
-        let mut still = begin;
+        let mut wait = Rest::begin();
+        let mut removed = false;
         loop {
             let seen = self.observe().await.ok()?;
             let made = |d: &&Device| {
@@ -89,19 +89,21 @@ impl LiveHost {
             };
             for tap in seen.facts.taps.iter().filter(made) {
                 debug!("removing the tap {} that NetworkManager made", tap.interface);
+                removed = true;
                 if let Err(e) = self.nm.remove_link(&tap.interface, &tap.path).await {
                     debug!("{e}");
                 }
             }
             let lost = lost(before, was, &seen.facts);
-            let moving = seen.facts.devices.iter().any(Device::moving);
-            if moving {
-                still = Instant::now();
-            }
-            if !moving && (lost.is_empty() || still.elapsed() >= HANGS) || begin.elapsed() >= super::REST {
+            // what was in its way has kept its link from being made at all
+            let resting = match removed {
+                true => !seen.facts.devices.iter().any(Device::moving),
+                false => at_rest(&seen.facts, wait.begin),
+            };
+            if wait.is_over(resting, lost.is_empty()) {
                 return Some((seen, lost));
             }
-            self.changed(HANGS / 4).await;
+            self.changed(STILL / 4).await;
         }
     }
 
