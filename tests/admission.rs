@@ -90,6 +90,10 @@ fn what_depends_on_the_node_is_a_warning() {
         found.warnings[0].ends_with("(unless the node makes up for it)"),
         "{found:?}"
     );
+    // a card may have its address already
+    let found = document("interfaces: [{name: eth1, type: ethernet, ipv4: {enabled: true}}]");
+    assert_eq!(faults(&found), [""; 0]);
+    assert!(found.warnings[0].contains("interfaces[eth1].ipv4.enabled"), "{found:?}");
     let found = document(
         "interfaces: [{name: bond0, type: bond, state: up, link-aggregation: {mode: active-backup, port: [eth1], options: {arp_missed_max: 3, arp_interval: 100, arp_ip_target: 192.0.2.1}}}]",
     );

@@ -25,13 +25,14 @@ pub enum Verdict {
 }
 
 /// Rules about what the node has besides: other ports, other VLANs, its cards, its profiles, IPv6 at all.
-const NODE_DECIDES: [&str; 7] = [
+const NODE_DECIDES: [&str; 8] = [
     ".controller",
     ".ovs-db",
     ".vlan-default-pvid",
     ".pci-address",
     ".eap-methods",
     ".total-vfs",
+    ".ipv4.enabled",
     ".ipv6.enabled",
 ];
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::observation::Observation;
+use crate::scalar::Space;
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 use crate::state::part::ip::Ip;
@@ -29,6 +30,12 @@ fn families(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid
         if let Some(ip) = wish.ip(ipv6) {
             let now = current.and_then(|c| c.ip(ipv6));
             Ip::validate_merged(ip, now).map_err(|e| e.under(section))?;
+            // those of a VPN come from its other end
+            let told = ipv6 || wish.kind.space() == Space::Vpn;
+            if !told && Ip::lacks_address(ip, now) {
+                let why = "IPv4 needs an address to be on; give it an `address` or `dhcp: true`";
+                return Err(Invalid::new("ipv4.enabled", why));
+            }
         }
     }
     Ok(())

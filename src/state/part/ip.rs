@@ -447,6 +447,12 @@ impl Ip {
         }
     }
 
+    /// It switches IPv4 on and nothing says where an address is to come from: it would stay off. (An empty list says that none is meant.)
+    pub fn lacks_address(desired: &Ip, current: Option<&Ip>) -> bool {
+        let silent = desired.enabled == Some(true) && desired.address.is_none();
+        silent && !current.is_some_and(Ip::is_enabled) && !Ip::merge(desired, current).is_in_use(false)
+    }
+
     /// A wish that leaves `enabled` out is not for a family that is off; nmstate 2.2 passes over it without a word. Takes it out; says what it was.
     pub fn skip_unused(&mut self, current: Option<&Ip>) -> Option<&'static str> {
         if self.enabled.is_some() || current.is_some_and(Ip::is_enabled) {
