@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Invalid;
 use crate::observation::Observation;
-use crate::scalar::Space;
+use crate::scalar::{self, Space};
 use crate::state::NetworkState;
 use crate::state::iface::{Interface, State};
 use crate::state::part::ip::Ip;
@@ -19,7 +19,8 @@ pub fn check(resolved: &NetworkState, seen: &Observation) -> Result<(), Invalid>
         let ip = families(wish, current);
         let checked = ip
             .and_then(|()| waits_for_what_is_on(wish, current))
-            .and_then(|()| mtu(wish, current));
+            .and_then(|()| mtu(wish, current))
+            .and_then(|()| mac_address(wish, current));
         checked.map_err(|e| e.under(&format!("interfaces[{}]", wish.name())))?;
     }
     alt_names(resolved, seen)
@@ -84,6 +85,19 @@ fn mtu(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid> {
             format!("{mtu} is less than the {IPV6_MTU} that IPv6 needs"),
         )),
         None => Ok(()),
+    }
+}
+
+/// An address that the kernel gives to no interface (`is_valid_ether_addr`). What has such a one already may keep it.
+fn mac_address(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid> {
+    let has = |i: &Interface| i.base.mac_address.as_deref().and_then(scalar::mac_bytes);
+    match has(wish).filter(|mac| mac.len() == 6 && current.and_then(has).as_ref() != Some(mac)) {
+        Some(mac) if mac[0] & 1 == 1 => Err(Invalid::new(
+            "mac-address",
+            format!("{} is the address of a group", scalar::mac_text(&mac)),
+        )),
+        Some(mac) if mac.iter().all(|b| *b == 0) => Err(Invalid::new("mac-address", "it is none at all")),
+        _ => Ok(()),
     }
 }
 

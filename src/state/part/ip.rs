@@ -368,6 +368,13 @@ impl Ip {
                     format!("{} is not an {} address", a.ip, if ipv6 { "IPv6" } else { "IPv4" }),
                 ));
             }
+            // multicast in IPv4 the kernel takes
+            if a.ip.is_unspecified() || ipv6 && a.ip.is_multicast() {
+                return Err(Invalid::new(
+                    format!("{at}.ip"),
+                    format!("the kernel gives {} to no interface", a.ip),
+                ));
+            }
             let max = if ipv6 { 128 } else { 32 };
             if a.prefix_length > max {
                 return Err(Invalid::new(
