@@ -580,7 +580,9 @@ impl LiveHost {
     async fn rest(&self, before: &Facts) -> Result<Observation, HostError> {
         let mut wait = Rest::begin();
         loop {
-            let seen = self.observe().await?;
+            let Ok(seen) = self.observe().await else {
+                return self.observe().await;
+            };
             let complete = restore::lost(before, &seen.facts).is_empty();
             if wait.is_over(at_rest(&seen.facts, wait.begin), complete) {
                 return Ok(seen);

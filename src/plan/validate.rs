@@ -32,8 +32,8 @@ fn families(wish: &Interface, current: Option<&Interface>) -> Result<(), Invalid
             let now = current.and_then(|c| c.ip(ipv6));
             Ip::validate_merged(ip, now).map_err(|e| e.under(section))?;
             // those of a VPN come from its other end
-            let told = ipv6 || wish.kind.space() == Space::Vpn;
-            if !told && Ip::lacks_address(ip, now) {
+            let needs_one = !ipv6 && wish.kind.space() != Space::Vpn;
+            if needs_one && Ip::lacks_address(ip, now) {
                 let why = "IPv4 needs an address to be on; give it an `address` or `dhcp: true`";
                 return Err(Invalid::new("ipv4.enabled", why));
             }
