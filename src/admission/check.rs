@@ -101,22 +101,22 @@ pub fn policy(name: &str, spec: &str) -> Findings {
 }
 
 fn captures_and_document(spec: &Spec, desired: &str, found: &mut Findings) -> Result<(), Invalid> {
-    let captures: Vec<&str> = spec.capture.values().map(String::as_str).collect();
-    if !known::may_have_braces(desired) {
-        let node = capture::Node::any(captures.into_iter());
-        found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
+    let read = || serde_json::from_str(desired).map_err(|e| Invalid::new("", e.to_string()));
+    let templated: Option<Value> = known::may_have_braces(desired).then(read).transpose()?;
+    let mut texts: Vec<&str> = spec.capture.values().map(String::as_str).collect();
+    if let Some(tree) = &templated {
+        known::texts(tree, &mut texts);
+    }
+    let node = capture::Node::any(texts.into_iter());
+    found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
+    let Some(tree) = templated else {
         let fill = |interface: &mut Value| {
             default_vlans_of(interface);
         };
         document(&Known::default(), NetworkState::from_text(desired, fill)?, found);
         return Ok(());
-    }
-    let desired: Value = serde_json::from_str(desired).map_err(|e| Invalid::new("", e.to_string()))?;
-    let mut texts = captures;
-    known::texts(&desired, &mut texts);
-    let node = capture::Node::any(texts.into_iter());
-    found.note(capture::check(&spec.capture, &node).map_err(|e| e.under("spec")));
-    let mut known = known::split(desired, &spec.capture, &node)?;
+    };
+    let mut known = known::split(tree, &spec.capture, &node)?;
     for partial in &known.partial {
         found.note(partial.check().map_err(|e| e.under(DOCUMENT)));
     }
