@@ -12,7 +12,7 @@ A file of the catalogue is a list of cases of one interface type or subject. Wha
   fails: [{apply: DOCUMENT, says: TEXT}…]    refused or undone: what was said, and everything as before
   absent: DOCUMENT     likewise; then everything must be as it was after `setup`
   gone: [CHECK…]
-  cleanup: SHELL       in any case; then the links must be those of the start
+  cleanup: SHELL       in any case; then the links and their addresses must be those of the start
   rollback: [create, change, absent]    these documents are first applied together with one that cuts the node off its gateway:
                        until the probe fails nothing of it may be on disk, and then everything must be as before
   persist: true        `create` is applied once more at the end, beside that of the other cases, and `check` must hold after the reboot
@@ -526,18 +526,22 @@ def scrub():
 class Suite:
     def __init__(self, passed=0, failed=0, left=()):
         self.passed, self.failed, self.left = passed, failed, list(left)
-        self.links = set()
+        self.links = {}
 
     @staticmethod
-    def names():
-        return {link["ifname"] for link in ip("link")}
+    def addressed():
+        """Links by name, with what addresses each has."""
+        return {link["ifname"]: sorted(address.get("local", "") for address in link["addr_info"]) for link in ip("address")}
 
     def tidy(self, seconds=30):
-        """Fails unless the links are those of the start again, so that no case begins with what another one's cleanup is still at."""
+        """Fails unless the links and their addresses are those of the start again, so that no case begins with what another one's
+        cleanup is still at: NetworkManager deletes a profile first, and takes the addresses away later."""
         deadline = time.monotonic() + seconds
-        while self.links and (now := self.names()) != self.links:
+        while self.links and (now := self.addressed()) != self.links:
             if time.monotonic() >= deadline:
-                raise Failed(f"after `cleanup` too many or too few links: {', '.join(sorted(now ^ self.links))}")
+                others = [f"{name}: {self.links.get(name)}, now {now.get(name)}" for name in sorted(self.links.keys() | now.keys())
+                          if self.links.get(name) != now.get(name)]
+                raise Failed("after `cleanup` other links or addresses than at the start\n" + "\n".join(others))
             time.sleep(0.5)
 
     def run(self, name, case, life, mend):
@@ -563,7 +567,7 @@ class Suite:
             print(f"ok {name} ({count(case.checks)}, {time.monotonic() - began:.1f} s)")
 
     def first_boot(self, cases):
-        self.links = self.names()
+        self.links = self.addressed()
         for case in cases:
             self.run(case.name, case, case.live, scrub)
         lasting = [case for case in cases if case.words.get("persist")]
