@@ -12,6 +12,7 @@ use crate::scalar::Id;
 use crate::state::NetworkState;
 use crate::step::Step;
 
+pub mod claims;
 pub mod companions;
 pub mod conflict;
 pub mod diff;
@@ -138,6 +139,7 @@ fn lay_out(desired: &NetworkState, seen: &Observation, options: Options) -> Resu
     warnings.extend(skip_unused_ip(wishes, seen));
     validate::check(wishes, seen)?;
     let graph = topology::spread(&resolved, seen, options)?;
+    claims::check(&graph, seen)?;
     warnings.extend(follow(&mut resolved.state, &graph));
     let view = View {
         resolved: &resolved.state,

@@ -60,7 +60,9 @@ impl Hostname {
                 return Err(Invalid::new(key, why));
             }
             let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-            if !name.bytes().all(plain) || name.starts_with('.') || name.contains("..") {
+            // as `hostname_is_valid` of systemd, which is asked to set it
+            let label = |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-');
+            if !name.bytes().all(plain) || !(name.is_empty() || name.split('.').all(label)) {
                 return Err(Invalid::new(key, format!("'{name}' is not a host name")));
             }
         }

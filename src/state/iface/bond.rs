@@ -157,6 +157,7 @@ impl Kind for Bond {
     const COPIES_MAC: bool = true;
     const TAKES_ANY_LINK: bool = true;
     const CONTROLLER: bool = true;
+    const TAKES_FRAMES: bool = true;
     const PORT_TYPE: &'static str = "bond";
     const PORT_SETTING: &'static str = "bond-port";
     const PORTS_PATH: &'static str = "link-aggregation.port";

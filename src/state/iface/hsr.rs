@@ -4,7 +4,7 @@ use netlink_packet_route::link::{HsrProtocol, InfoData, InfoHsr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Context, Kind, differs};
+use super::{Claim, Context, Kind, differs};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
@@ -154,6 +154,12 @@ impl Kind for Hsr {
             return Err(Invalid::new("hsr.interlink", "PRP has no interlink"));
         }
         Ok(())
+    }
+
+    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+        let ring = self.hsr.as_ref().or(current.and_then(|c| c.hsr.as_ref()));
+        let links = ring.into_iter().flat_map(Section::links);
+        links.map(|link| Claim::frames("hsr", link, None)).collect()
     }
 
     fn parents(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use netlink_packet_route::link::{InfoData, InfoIpVlan, IpVlanFlags, IpVlanMode};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Kind};
+use super::{Claim, Context, Kind};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::Profile;
@@ -133,6 +133,13 @@ impl Kind for IpVlan {
             _ => {}
         }
         Ok(())
+    }
+
+    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+        let below = |v: &Self| v.ipvlan.as_ref().and_then(|s| s.base_iface.clone());
+        let below = below(self).or_else(|| current.and_then(below));
+        let claim = below.map(|below| Claim::frames("ipvlan.base-iface", &below, Some("ipvlan")));
+        claim.into_iter().collect()
     }
 
     fn parents(&self) -> Vec<String> {

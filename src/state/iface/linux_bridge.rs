@@ -145,6 +145,7 @@ impl Kind for LinuxBridge {
     const NM_TYPE: &'static str = "bridge";
     const VIRTUAL: bool = true;
     const CONTROLLER: bool = true;
+    const TAKES_FRAMES: bool = true;
     const COPIES_MAC: bool = true;
     const PORT_TYPE: &'static str = "bridge";
     const PORT_SETTING: &'static str = "bridge-port";

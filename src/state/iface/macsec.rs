@@ -4,7 +4,7 @@ use netlink_packet_route::link::{InfoData, InfoMacSec, MacSecOffload, MacSecVali
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Context, Kind, differs, told};
+use super::{Claim, Context, Kind, differs, told};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
@@ -221,6 +221,28 @@ impl Kind for Macsec {
             return Err(Invalid::new("macsec.port", format!("{port} is outside 0–65534")));
         }
         s.validate_keys(cx.new)
+    }
+
+    /// The identifier of a secure channel is the address of the link below and the port (`macsec_newlink`).
+    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+        let now = current.and_then(|c| c.macsec.as_ref());
+        let Some(s) = self.macsec.as_ref().or(now) else {
+            return vec![];
+        };
+        let Some(below) = s.base_iface.as_ref().or(now.and_then(|n| n.base_iface.as_ref())) else {
+            return vec![];
+        };
+        let port = s
+            .port
+            .or(now.and_then(|n| n.port))
+            .filter(|p| *p != 0)
+            .unwrap_or(NM_PORT);
+        let channel = Claim {
+            path: "macsec.port",
+            what: format!("MACsec port {port} of {below}"),
+            with: None,
+        };
+        vec![Claim::frames("macsec.base-iface", below, Some("macsec")), channel]
     }
 
     fn parents(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use netlink_packet_route::link::{InfoData, InfoMacVlan, InfoMacVtap, MacVlanFlags, MacVlanMode};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Kind};
+use super::{Claim, Context, Kind};
 use crate::error::{ErrorKind, Invalid};
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
@@ -186,6 +186,14 @@ macro_rules! kind {
                     None => Ok(()),
                     Some(section) => section.validate().map_err(|e| e.under($type)),
                 }
+            }
+
+            /// Of mode passthru there is one alone (`macvlan_common_newlink`).
+            fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+                let section = self.section.as_ref().or(current.and_then(|c| c.section.as_ref()));
+                let with = |s: &Section| (s.mode != Mode::Passthru).then_some("mac-vlan");
+                let claim = |s: &Section| Claim::frames(concat!($type, ".base-iface"), &s.base_iface, with(s));
+                section.map(claim).into_iter().collect()
             }
 
             fn parents(&self) -> Vec<String> {

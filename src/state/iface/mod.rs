@@ -145,6 +145,12 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn parents(&self) -> Vec<String> {
         vec![]
     }
+    /// What the kernel gives to one interface only and this one takes; `current` has what the wish leaves out.
+    fn claims(&self, _current: Option<&Self>) -> Vec<Claim> {
+        vec![]
+    }
+    /// What its ports receive goes to it alone (`netdev_rx_handler_register` in the kernel).
+    const TAKES_FRAMES: bool = false;
     /// The routing table that it stands for (a VRF).
     fn route_table(&self) -> Option<u32> {
         None
@@ -257,6 +263,25 @@ pub struct Companion {
     pub interface: Interface,
     /// Kernel names of the ports behind it.
     pub ports: Vec<String>,
+}
+
+/// Something that the kernel gives to one interface only, or to several of one sort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Where the wish says so, below the interface: `vlan.id`.
+    pub path: &'static str,
+    /// In the words of an error: `VLAN 5 of eth1`.
+    pub what: String,
+    /// Those with the same word here have it together.
+    pub with: Option<&'static str>,
+}
+
+impl Claim {
+    /// What a link receives: a bridge, a bond or what stands on the link sees it first (`netdev_rx_handler_register` in the kernel).
+    pub fn frames(path: &'static str, of: &str, with: Option<&'static str>) -> Self {
+        let what = format!("what {of} receives");
+        Claim { path, what, with }
+    }
 }
 
 /// What validation may look at.
@@ -460,6 +485,18 @@ macro_rules! kinds {
                     $((AnyKind::$variant(a), AnyKind::$variant(b)) => a.must_recreate(b),)*
                     _ => false,
                 }
+            }
+
+            /// What the kernel gives to one interface only and this one takes.
+            pub fn claims(&self, current: Option<&AnyKind>) -> Vec<Claim> {
+                match (self, current) {
+                    $((AnyKind::$variant(a), Some(AnyKind::$variant(b))) => a.claims(Some(b)),)*
+                    _ => each!(self, k => k.claims(None), _o => vec![]),
+                }
+            }
+            /// What its ports receive goes to it alone.
+            pub fn takes_frames(&self) -> bool {
+                match self { $(AnyKind::$variant(_) => <$ty>::TAKES_FRAMES,)* AnyKind::Other(_) => false }
             }
 
             /// Virtual functions that the wish makes.

@@ -4,7 +4,7 @@ use netlink_packet_route::link::{InfoData, InfoVlan, VlanFlags, VlanProtocol, Vl
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Context, Kind};
+use super::{Claim, Context, Kind};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
@@ -236,6 +236,25 @@ impl Kind for Vlan {
             }
         }
         Ok(())
+    }
+
+    /// `vlan_find_dev` in `vlan_check_real_dev`.
+    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+        let now = current.and_then(|c| c.vlan.as_ref());
+        let Some(s) = self.vlan.as_ref().or(now) else {
+            return vec![];
+        };
+        let below = s.base_iface.as_deref().or(now.and_then(|n| n.base_iface.as_deref()));
+        let tag = match s.protocol.or(now.and_then(|n| n.protocol)) {
+            Some(Protocol::Ad) => " (802.1ad)",
+            _ => "",
+        };
+        let claim = |below: &str| Claim {
+            path: "vlan.id",
+            what: format!("VLAN {}{tag} of {below}", s.id),
+            with: None,
+        };
+        below.map(claim).into_iter().collect()
     }
 
     fn parents(&self) -> Vec<String> {

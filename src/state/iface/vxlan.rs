@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_route::link::{InfoData, InfoVxlan};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Kind};
+use super::{Claim, Context, Kind};
 use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
@@ -130,6 +130,33 @@ impl Kind for Vxlan {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// `vxlan_config_validate`: the identifier is one of the UDP port, for each family. What is scoped to a link by an IPv6
+    /// link-local address is left to the kernel.
+    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+        let now = current.and_then(|c| c.vxlan.as_ref());
+        let Some(s) = self.vxlan.as_ref().or(now) else {
+            return vec![];
+        };
+        let either = |of: fn(&Section) -> Option<IpAddr>| of(s).or(now.and_then(of));
+        let ends = [either(|s| s.remote), either(|s| s.local)];
+        let scoped = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        if ends.iter().flatten().any(scoped) {
+            return vec![];
+        }
+        let family = if ends.iter().flatten().any(IpAddr::is_ipv6) {
+            " over IPv6"
+        } else {
+            ""
+        };
+        let port = s.destination_port.or(now.and_then(|n| n.destination_port));
+        let port = port.map_or(DEFAULT_PORT, u32::from);
+        vec![Claim {
+            path: "vxlan.id",
+            what: format!("VXLAN {} at UDP port {port}{family}", s.id),
+            with: None,
+        }]
     }
 
     fn parents(&self) -> Vec<String> {
