@@ -1,5 +1,6 @@
 //! An interface of the document, and the registry of interface types. To add a type: its file, its line in `kinds!`, its fixtures.
 
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use serde::de::DeserializeOwned;
@@ -118,8 +119,15 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
         Ok(())
     }
     /// The type's own rules for IP; what it always has is added to the wish. Paths start below `ipv4` or `ipv6`.
-    fn complete_ip(_ipv6: bool, _ip: &mut Ip, _current: Option<&Ip>) -> Result<(), Invalid> {
-        Ok(())
+    fn complete_ip(_ipv6: bool, ip: &mut Ip, _current: Option<&Ip>) -> Result<(), Invalid> {
+        // `ipv6_add_addr` in the kernel; IPv4 has no such rule
+        match ip.address.iter().flatten().position(|a| a.ip == Ipv6Addr::LOCALHOST) {
+            Some(i) => Err(Invalid::new(
+                format!("address[{i}].ip"),
+                "the kernel gives ::1 only to a loopback interface or a VRF",
+            )),
+            None => Ok(()),
+        }
     }
     /// The address that it has whatever is asked.
     fn own_address(_ipv6: bool) -> Option<Addr> {

@@ -9,6 +9,7 @@ use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::Profile;
 use crate::scalar;
+use crate::state::part::ip::Ip;
 
 /// A routing table with its ports.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -68,6 +69,10 @@ impl Kind for Vrf {
                 route_table_id: table,
             }),
         }
+    }
+
+    fn complete_ip(_ipv6: bool, _ip: &mut Ip, _current: Option<&Ip>) -> Result<(), Invalid> {
+        Ok(())
     }
 
     fn route_table(&self) -> Option<u32> {
