@@ -81,14 +81,18 @@ fn holders(id: &Id, graph: &Graph, seen: &Observation) -> Vec<Holder> {
 
 /// A port's frames go to its controller.
 fn as_port(id: &Id, graph: &Graph, seen: &Observation) -> Option<Holder> {
-    let above = topology::controller_after(id, graph, seen)?;
+    let now = topology::controller_now(id, seen);
+    let above = match graph.contains_key(id) {
+        true => topology::controller_after(id, graph, seen)?,
+        false => now.clone()?,
+    };
     let asked = graph.get(&above).filter(|t| t.named);
     let controller = graph.get(&above).map(|t| &t.wish).or_else(|| seen.interface(&above))?;
     controller.kind.takes_frames().then_some(())?;
     let path = asked.map_or("controller", |t| t.wish.kind.ports_path());
     Some(Holder {
         claim: Claim::frames(path, &id.name, None),
-        now: topology::controller_now(id, seen).as_ref() == Some(&above),
+        now: now.as_ref() == Some(&above),
         by: format!("{}, whose port it is", above.name),
         named: asked.is_some() || graph.get(id).is_some_and(|t| t.named),
         id: if asked.is_some() { above } else { id.clone() },
