@@ -86,9 +86,13 @@ fn as_port(id: &Id, graph: &Graph, seen: &Observation) -> Option<Holder> {
         true => topology::controller_after(id, graph, seen)?,
         false => now.clone()?,
     };
-    let asked = graph.get(&above).filter(|t| t.named);
-    let controller = graph.get(&above).map(|t| &t.wish).or_else(|| seen.interface(&above))?;
-    controller.kind.takes_frames().then_some(())?;
+    let touched = graph.get(&above);
+    let controller = touched.map(|t| &t.wish).or_else(|| seen.interface(&above))?;
+    let goes = touched.is_some_and(|t| !t.wish.is_up());
+    if goes || !controller.kind.takes_frames() {
+        return None;
+    }
+    let asked = touched.filter(|t| t.named);
     let path = asked.map_or("controller", |t| t.wish.kind.ports_path());
     Some(Holder {
         claim: Claim::frames(path, &id.name, None),

@@ -232,11 +232,7 @@ impl Kind for Macsec {
         let Some(below) = s.base_iface.as_ref().or(now.and_then(|n| n.base_iface.as_ref())) else {
             return vec![];
         };
-        let port = s
-            .port
-            .or(now.and_then(|n| n.port))
-            .filter(|p| *p != 0)
-            .unwrap_or(NM_PORT);
+        let port = port_of(s.port.or(now.and_then(|n| n.port)).unwrap_or_default());
         let channel = Claim {
             path: "macsec.port",
             what: format!("MACsec port {port} of {below}"),
