@@ -64,13 +64,14 @@ fn holders(id: &Id, graph: &Graph, seen: &Observation) -> Vec<Holder> {
     let Some(whole) = touched.map(|t| &t.wish).or(current).filter(|_| up) else {
         return vec![];
     };
-    let before = current.map(|c| c.kind.claims(None)).unwrap_or_default();
+    let below = topology::parents_after(id, graph, seen);
+    let before = touched.and(current).map(|c| c.kind.claims(None, &c.kind.parents()));
     let own = whole
         .kind
-        .claims(current.map(|c| &c.kind))
+        .claims(current.map(|c| &c.kind), &below)
         .into_iter()
         .map(|claim| Holder {
-            now: before.contains(&claim),
+            now: touched.is_none() || before.iter().flatten().any(|b| *b == claim),
             claim,
             id: id.clone(),
             by: id.name.clone(),

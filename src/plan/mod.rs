@@ -10,6 +10,7 @@ use crate::facts::Facts;
 use crate::observation::Observation;
 use crate::scalar::Id;
 use crate::state::NetworkState;
+use crate::state::part::ip::is_link_local;
 use crate::step::Step;
 
 pub mod claims;
@@ -260,7 +261,7 @@ fn addresses_that_lead(step: &Step, facts: &Facts) -> Vec<(String, IpNet)> {
 
 /// Loopback and link-local addresses come and go with the link.
 fn is_kernels_own(ip: &std::net::IpAddr) -> bool {
-    ip.is_loopback() || matches!(ip, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
+    ip.is_loopback() || is_link_local(ip)
 }
 
 /// Virtual functions that are new after the plan: asked for, or made anew because their card goes down and up.

@@ -802,7 +802,7 @@ fn stands_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<Id> {
 }
 
 /// What it will stand on: as asked for, else as it is.
-fn parents_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<String> {
+pub fn parents_after(id: &Id, graph: &Graph, seen: &Observation) -> Vec<String> {
     let wish = graph.get(id).map(|t| t.wish.kind.parents()).unwrap_or_default();
     match wish.is_empty() {
         true => seen.interface(id).map(|c| c.kind.parents()).unwrap_or_default(),

@@ -156,10 +156,8 @@ impl Kind for Hsr {
         Ok(())
     }
 
-    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
-        let ring = self.hsr.as_ref().or(current.and_then(|c| c.hsr.as_ref()));
-        let links = ring.into_iter().flat_map(Section::links);
-        links.map(|link| Claim::frames("hsr", link, None)).collect()
+    fn claims(&self, _current: Option<&Self>, below: &[String]) -> Vec<Claim> {
+        below.iter().map(|link| Claim::frames("hsr", link, None)).collect()
     }
 
     fn parents(&self) -> Vec<String> {

@@ -135,11 +135,9 @@ impl Kind for IpVlan {
         Ok(())
     }
 
-    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
-        let below = |v: &Self| v.ipvlan.as_ref().and_then(|s| s.base_iface.clone());
-        let below = below(self).or_else(|| current.and_then(below));
-        let claim = below.map(|below| Claim::frames("ipvlan.base-iface", &below, Some("ipvlan")));
-        claim.into_iter().collect()
+    fn claims(&self, _current: Option<&Self>, below: &[String]) -> Vec<Claim> {
+        let claim = |link: &String| Claim::frames("ipvlan.base-iface", link, Some("ipvlan"));
+        below.iter().map(claim).collect()
     }
 
     fn parents(&self) -> Vec<String> {

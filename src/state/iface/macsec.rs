@@ -224,21 +224,16 @@ impl Kind for Macsec {
     }
 
     /// The identifier of a secure channel is the address of the link below and the port (`macsec_newlink`).
-    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
-        let now = current.and_then(|c| c.macsec.as_ref());
-        let Some(s) = self.macsec.as_ref().or(now) else {
-            return vec![];
-        };
-        let Some(below) = s.base_iface.as_ref().or(now.and_then(|n| n.base_iface.as_ref())) else {
-            return vec![];
-        };
-        let port = port_of(s.port.or(now.and_then(|n| n.port)).unwrap_or_default());
-        let channel = Claim {
+    fn claims(&self, current: Option<&Self>, below: &[String]) -> Vec<Claim> {
+        let port = |m: &Self| m.macsec.as_ref().and_then(|s| s.port);
+        let port = port_of(port(self).or(current.and_then(port)).unwrap_or_default());
+        let channel = |link: &String| Claim {
             path: "macsec.port",
-            what: format!("MACsec port {port} of {below}"),
+            what: format!("MACsec port {port} of {link}"),
             with: None,
         };
-        vec![Claim::frames("macsec.base-iface", below, Some("macsec")), channel]
+        let frames = |link: &String| Claim::frames("macsec.base-iface", link, Some("macsec"));
+        below.iter().flat_map(|link| [frames(link), channel(link)]).collect()
     }
 
     fn parents(&self) -> Vec<String> {

@@ -189,11 +189,12 @@ macro_rules! kind {
             }
 
             /// Of mode passthru there is one alone (`macvlan_common_newlink`).
-            fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+            fn claims(&self, current: Option<&Self>, below: &[String]) -> Vec<Claim> {
                 let section = self.section.as_ref().or(current.and_then(|c| c.section.as_ref()));
-                let with = |s: &Section| (s.mode != Mode::Passthru).then_some("mac-vlan");
-                let claim = |s: &Section| Claim::frames(concat!($type, ".base-iface"), &s.base_iface, with(s));
-                section.map(claim).into_iter().collect()
+                let alone = section.is_some_and(|s| s.mode == Mode::Passthru);
+                let with = (!alone).then_some("mac-vlan");
+                let claim = |link: &String| Claim::frames(concat!($type, ".base-iface"), link, with);
+                below.iter().map(claim).collect()
             }
 
             fn parents(&self) -> Vec<String> {

@@ -153,8 +153,9 @@ pub trait Kind: Clone + std::fmt::Debug + Default + PartialEq + Serialize + Dese
     fn parents(&self) -> Vec<String> {
         vec![]
     }
-    /// What the kernel gives to one interface only and this one takes; `current` has what the wish leaves out.
-    fn claims(&self, _current: Option<&Self>) -> Vec<Claim> {
+    /// What the kernel gives to one interface only and this one takes; `current` has what the wish leaves out, `below` are the links
+    /// that it will stand on.
+    fn claims(&self, _current: Option<&Self>, _below: &[String]) -> Vec<Claim> {
         vec![]
     }
     /// What its ports receive goes to it alone (`netdev_rx_handler_register` in the kernel).
@@ -495,11 +496,11 @@ macro_rules! kinds {
                 }
             }
 
-            /// What the kernel gives to one interface only and this one takes.
-            pub fn claims(&self, current: Option<&AnyKind>) -> Vec<Claim> {
+            /// What the kernel gives to one interface only and this one, standing on `below`, takes.
+            pub fn claims(&self, current: Option<&AnyKind>, below: &[String]) -> Vec<Claim> {
                 match (self, current) {
-                    $((AnyKind::$variant(a), Some(AnyKind::$variant(b))) => a.claims(Some(b)),)*
-                    _ => each!(self, k => k.claims(None), _o => vec![]),
+                    $((AnyKind::$variant(a), Some(AnyKind::$variant(b))) => a.claims(Some(b), below),)*
+                    _ => each!(self, k => k.claims(None, below), _o => vec![]),
                 }
             }
             /// What its ports receive goes to it alone.

@@ -239,22 +239,21 @@ impl Kind for Vlan {
     }
 
     /// `vlan_find_dev` in `vlan_check_real_dev`.
-    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+    fn claims(&self, current: Option<&Self>, below: &[String]) -> Vec<Claim> {
         let now = current.and_then(|c| c.vlan.as_ref());
         let Some(s) = self.vlan.as_ref().or(now) else {
             return vec![];
         };
-        let below = s.base_iface.as_deref().or(now.and_then(|n| n.base_iface.as_deref()));
         let tag = match s.protocol.or(now.and_then(|n| n.protocol)) {
             Some(Protocol::Ad) => " (802.1ad)",
             _ => "",
         };
-        let claim = |below: &str| Claim {
+        let claim = |link: &String| Claim {
             path: "vlan.id",
-            what: format!("VLAN {}{tag} of {below}", s.id),
+            what: format!("VLAN {}{tag} of {link}", s.id),
             with: None,
         };
-        below.map(claim).into_iter().collect()
+        below.iter().map(claim).collect()
     }
 
     fn parents(&self) -> Vec<String> {

@@ -10,6 +10,7 @@ use crate::error::Invalid;
 use crate::facts::{Facts, Link};
 use crate::profile::{self, Profile};
 use crate::scalar;
+use crate::state::part::ip::is_link_local;
 
 /// An Ethernet over UDP.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -134,15 +135,14 @@ impl Kind for Vxlan {
 
     /// `vxlan_config_validate`: the identifier is one of the UDP port, for each family. What is scoped to a link by an IPv6
     /// link-local address is left to the kernel.
-    fn claims(&self, current: Option<&Self>) -> Vec<Claim> {
+    fn claims(&self, current: Option<&Self>, _below: &[String]) -> Vec<Claim> {
         let now = current.and_then(|c| c.vxlan.as_ref());
         let Some(s) = self.vxlan.as_ref().or(now) else {
             return vec![];
         };
         let either = |of: fn(&Section) -> Option<IpAddr>| of(s).or(now.and_then(of));
         let ends = [either(|s| s.remote), either(|s| s.local)];
-        let scoped = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        if ends.iter().flatten().any(scoped) {
+        if ends.iter().flatten().any(is_link_local) {
             return vec![];
         }
         let family = if ends.iter().flatten().any(IpAddr::is_ipv6) {
